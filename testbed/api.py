@@ -418,6 +418,8 @@ def run(
     ranks_per_host: int | None = None,
     shared_folder: bool | None = None,
     events_from: Literal["operation", "start"] | None = None,
+    gpu: str | None = None,
+    gpus_per_host: int | None = None,
     **options: Any,
 ) -> Run:
     """Run a workload, a script or a function on a topology, and return the completed run.
@@ -445,6 +447,9 @@ def run(
         shared_folder: Whether all hosts share one working folder, for a script or a function.
         events_from: Start of the topology's event times, for a script or a function: rank 0's first
             operation or rank 0's start; None: operation.
+        gpu: Kind of the GPUs to model, such as "H100", for a script or a function that uses CUDA
+            and NCCL (docs/gpus.md); None: hosts have no GPUs.
+        gpus_per_host: Number of modelled GPUs of each host, each with a rank; None: 1.
         **options: Any option of `testbed.spec.options.RunOptions`, such as
             ``isolation="process"`` or ``seed=3``.
 
@@ -584,6 +589,8 @@ def _prepare_in_folder(
         "ranks_per_host": ranks_per_host,
         "shared_folder": shared_folder,
         "events_from": events_from,
+        "gpu": gpu,
+        "gpus_per_host": gpus_per_host,
     }
     script_settings = {key: value for key, value in script_settings.items() if value is not None}
 
@@ -689,6 +696,10 @@ def script_workload(
         script: Script = Script.model_validate({"command": list(words), **settings})
         if not in_image:
             script.check_installed()
+        elif script.gpu is not None:
+            raise UnitError(
+                "modelled GPUs need the torch of this machine", "remove --image or --gpu"
+            )
     except ValidationError as error:
         raise input_error(error, Script, lambda loc: place) from error
     except UnitError as error:

@@ -39,6 +39,7 @@ from testbed.analysis.verdict import main_operation
 from testbed.core.units import format_size, format_time
 from testbed.plan.model import Network
 from testbed.plan.paths import figures_to
+from testbed.runfolder.records import NCCL
 from testbed.runfolder.summary import Cause, CauseKind, Coarse, CollectiveRow, TrainingSummary
 
 FULL = 0.6  # share of a rate or of the bound at which a link counts as full
@@ -349,7 +350,11 @@ def _parts_of_collective(
     if late_us > LEAST * time_us:
         at_once_us -= late_us
 
-    latency_us = min(at_once_us, _steps(main.op, main.ranks, main.algorithm) * rtt_us)
+    round_trips = _steps(main.op, main.ranks, main.algorithm)
+    if main.algorithm == NCCL:
+        round_trips = _ring_round_trips(main.op, main.ranks)
+
+    latency_us = min(at_once_us, round_trips * rtt_us)
     if smallest is not None:
         latency_us = min(at_once_us, smallest.time_us.median)
 
@@ -414,6 +419,15 @@ def _part_of_loss(history: History, rest_us: float) -> Part:
                     return Part("loss", rest_us, "segments that a link lost were sent again")
 
     return Part("drops", rest_us, "segments that a full queue dropped were sent again")
+
+
+def _ring_round_trips(op: str, ranks: int) -> int:
+    """Return the round trips of a ring of NCCL, whose messages need one trip each."""
+    trips = ranks - 1
+    if op in ("all_reduce", "barrier"):
+        trips = 2 * (ranks - 1)
+
+    return math.ceil(trips / 2)
 
 
 def _steps(op: str, ranks: int, algorithm: str) -> int:

@@ -74,6 +74,24 @@ EventsFromOption = Annotated[
         "or from its start \\[default: operation]",
     ),
 ]
+GpuOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar="TESTBED_GPU",
+        metavar="NAME",
+        help="script: model GPUs of this kind on each host, for scripts that use CUDA and NCCL "
+        "(H100, A100, ...; docs/gpus.md)",
+    ),
+]
+GpusOption = Annotated[
+    int | None,
+    typer.Option(
+        envvar="TESTBED_GPUS_PER_HOST",
+        min=1,
+        metavar="N",
+        help="script: modelled GPUs of each host, each with a rank \\[default: 1]",
+    ),
+]
 AdviseOption = Annotated[
     bool,
     typer.Option(
@@ -91,6 +109,8 @@ SCRIPT_FLAGS = {
     "ranks_per_host": "--nproc-per-host",
     "shared_folder": "--shared-folder",
     "events_from": "--events-from",
+    "gpu": "--gpu",
+    "gpus_per_host": "--gpus-per-host",
 }
 
 
@@ -148,6 +168,8 @@ def run(
     nproc_per_host: RanksOption = None,
     shared_folder: SharedFolderOption = False,
     events_from: EventsFromOption = None,
+    gpu: GpuOption = None,
+    gpus_per_host: GpusOption = None,
     fail_unfaithful: FailUnfaithfulOption = False,
     advising: AdviseOption = False,
     quiet: Annotated[
@@ -180,6 +202,8 @@ def run(
         "ranks_per_host": nproc_per_host,
         "shared_folder": shared_folder or None,
         "events_from": events_from,
+        "gpu": gpu,
+        "gpus_per_host": gpus_per_host,
     }
     script_settings = {key: value for key, value in script_settings.items() if value is not None}
     script = context.meta[SCRIPT]

@@ -35,6 +35,7 @@ CAPABILITIES: dict[str, tuple[Probe, ...]] = {
     "Docker containers": (probes.docker,),
     "captures": (probes.tcpdump,),
     "deployed networks": (probes.programs,),
+    "modelled GPUs": (probes.modelled_gpus,),
     "Vagrant": (probes.vagrant,),
     "Ray": (probes.ray,),
 }

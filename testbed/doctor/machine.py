@@ -31,6 +31,7 @@ from testbed.execution.requirements import (
 from testbed.guest.boot import memory_folder
 from testbed.guest.kernel import Kernel, find_kernel, missing_tools
 from testbed.guest.linux_source import find_source
+from testbed.workers.gpu.build import why_no_gpus
 
 OTHER_PROGRAMS = ("sudo", "vagrant", "apt-get")
 Fact = TypeVar("Fact")
@@ -67,6 +68,7 @@ class Machine:
         netem_error: Error of creating a netem queue.
         cgroups_error: Error of control groups version 2.
         clone: Whether this installation is a clone of the project, not a wheel.
+        gpu_error: What the modelled GPUs lack to be compiled.
         vagrantfile: Whether there is a Vagrantfile.
         ray: Whether the Python package ray is installed.
     """
@@ -96,6 +98,7 @@ class Machine:
     clone: bool
     vagrantfile: bool
     ray: bool
+    gpu_error: str
 
 
 def look() -> Machine:
@@ -137,6 +140,7 @@ def look() -> Machine:
         netem_error=try_netem(),
         cgroups_error=try_cgroups(),
         clone=is_clone(),
+        gpu_error=why_no_gpus(),
         vagrantfile=(PROJECT / "Vagrantfile").is_file(),
         ray=importlib.util.find_spec("ray") is not None,
     )

@@ -230,6 +230,13 @@ def ray(machine: Machine) -> Finding:
     return _finding("ray", error, good="the Python package ray is installed", mend=mend)
 
 
+def modelled_gpus(machine: Machine) -> Finding:
+    """Check whether the modelled GPUs can be compiled."""
+    good = "a C++ compiler and Python's headers are installed"
+    mend = _install(machine, ["g++", "python3-dev"])
+    return _finding("modelled GPUs", machine.gpu_error, good=good, mend=mend)
+
+
 def _installed(name: str, machine: Machine, needed: Sequence[str]) -> Finding:
     """Check whether the programs `needed` are installed."""
     missing = [program for program in needed if program not in machine.programs]

@@ -7,7 +7,12 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from testbed.core.leftovers import Note
-from testbed.execution.guest_code import code_for_guests, plan_folders, remove_damaged_bundles
+from testbed.execution.guest_code import (
+    code_for_guests,
+    plan_folders,
+    remove_damaged_bundles,
+    with_gpus,
+)
 from testbed.execution.requirements import require_packages, require_programs
 from testbed.execution.supervise import Progress
 from testbed.guest.boot import Guest, GuestSpec, end_abandoned_guest, start_guest
@@ -83,6 +88,7 @@ class GuestBackend(_GuestKernelBackend):
         """
         assert self._kernel is not None, "the backend is not prepared"
         code = code_for_guests(lambda: progress.stage("modules"))
+        code = with_gpus(code, plan, lambda: progress.stage("gpus"))
         progress.stage("boot")
         spec = GuestSpec(
             kernel=self._kernel,

@@ -19,6 +19,8 @@ from testbed.core.paths import cache_dir
 from testbed.core.seals import is_whole, remove_sealed, seal
 from testbed.plan.model import Plan
 from testbed.workers.fleet import ENVIRONMENT
+from testbed.workers.gpu.build import gpu_libraries
+from testbed.workers.gpu.device_library import LIBRARIES
 
 GUEST_ENVIRONMENT = {
     **ENVIRONMENT,
@@ -68,6 +70,25 @@ def code_for_guests(
         return Code([sys.executable, "-m"], environment, readable)
     python = python_for_guests(environment, on_bundling)
     return Code(python, environment, [*readable, bundles_folder()])
+
+
+def with_gpus(code: Code, plan: Plan, on_building: Callable[[], None]) -> Code:
+    """Return the code with the libraries of the plan's modelled GPUs, if the plan has any.
+
+    Args:
+        code: the code of this installation.
+        plan: the plan of the run.
+        on_building: called if the libraries have to be compiled, which takes a minute or two.
+
+    Raises:
+        MachineError: the libraries cannot be compiled.
+    """
+    if not plan.workers.settings.get("gpu"):
+        return code
+
+    folder = gpu_libraries(on_building)
+    environment = {**code.environment, LIBRARIES: str(folder)}
+    return Code(code.python, environment, [*code.readable, folder])
 
 
 def plan_folders(plan: Plan) -> set[Path]:

@@ -22,7 +22,7 @@ from pathlib import Path
 from testbed.core.errors import MachineError
 from testbed.core.leftovers import Kind, Note, note
 from testbed.core.sandbox import CONFINE
-from testbed.execution.guest_code import code_for_guests, plan_folders
+from testbed.execution.guest_code import code_for_guests, plan_folders, with_gpus
 from testbed.execution.requirements import require_host_runs, require_packages, require_programs
 from testbed.execution.supervise import Progress
 from testbed.plan.model import Plan
@@ -126,6 +126,7 @@ class HostBackend:
             MachineError: control groups cannot be created.
         """
         code = code_for_guests(lambda: progress.stage("modules"), bundled=False)
+        code = with_gpus(code, plan, lambda: progress.stage("gpus"))
         command = [*code.python, "testbed.execution.inside", str(run.path)]
         readable = [*code.readable, *plan_folders(plan)]
         environment = {**ENVIRONMENT, **code.environment}

@@ -10,6 +10,7 @@ from testbed.execution.supervise import OPERATIONS, Progress
 
 STAGE_TEXTS = {
     "modules": "collecting Python's modules",
+    "gpus": "compiling the modelled GPUs",
     "boot": "starting",
     "workers": "starting workers",
     "network": "building the network",

@@ -18,6 +18,7 @@ from testbed.runfolder.files import FollowedFile, read_plain, replace_text, writ
 from testbed.runfolder.problems import Problem, ProblemCode
 
 GLOO = "gloo"
+NCCL = "nccl"  # as modelled, see docs/gpus.md
 INT64_END = 2**63
 MOST_BYTES = 512 * 2**20  # of a file of records, some millions
 

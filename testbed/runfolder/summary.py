@@ -76,7 +76,7 @@ class CollectiveRow(SummarySection):
         bound_us: Least time that the topology allows; null: not known.
         efficiency: bound_us / median time; null: not known.
         dtype: Type of an element.
-        algorithm: gloo or hierarchical.
+        algorithm: gloo, hierarchical or nccl.
         groups: All, or what the groups are that work at the same time.
         group: Description that a script gave the process group.
         group_ranks: Ranks of a script's process group; empty for the groups of a workload.

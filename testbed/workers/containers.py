@@ -30,6 +30,7 @@ from testbed.runfolder.folder import RunDir
 from testbed.workers import cgroups
 from testbed.workers.collector import collecting
 from testbed.workers.fleet import ENVIRONMENT, Fleet
+from testbed.workers.gpu.device_library import LIBRARIES
 from testbed.workers.host_files import write_names
 from testbed.workers.orders import Order, send_orders
 from testbed.workers.zygote_warm import WarmParent, warm_parent
@@ -329,6 +330,9 @@ def _readable(workers: Workers) -> dict[str, str]:
     userland.
     """
     named = [Path(folder) for folder in workers.readable]
+    if LIBRARIES in os.environ:
+        named.append(Path(os.environ[LIBRARIES]))
+
     if workers.image is not None:
         return {str(path): "ro" for path in (PROJECT, *named)}
 

@@ -38,7 +38,7 @@ from testbed.core.compat.torch_process_groups import (
     store_prefix,
 )
 from testbed.core.units import format_ranks
-from testbed.runfolder.records import Operation
+from testbed.runfolder.records import NCCL, Operation
 from testbed.workers.tcp_watch import Snapshot, TcpWatch
 
 Record = Callable[[Operation], None]
@@ -151,6 +151,7 @@ class Interception:
         self._begin = begin
         self._groups: WeakKeyDictionary[ProcessGroup, _Group] = WeakKeyDictionary()
         self._pending: set[torch.futures.Future[Any]] = set()
+        self._on_streams: set[torch.futures.Future[Any]] = set()
         self._hooks = DispatcherHooks()
         self._watch = TcpWatch()
         note_store_prefixes()
@@ -170,6 +171,9 @@ class Interception:
         backend's threads ask for the interpreter's lock while the interpreter ends, the process
         aborts.
         """
+        while self._on_streams:  # a script may end before the streams of its GPUs
+            time.sleep(SETTLING_S)
+
         time.sleep(SETTLING_S)
         while any(future.done() for future in list(self._pending)):
             time.sleep(SETTLING_S)
@@ -189,14 +193,20 @@ class Interception:
             return None
 
         if not isinstance(result, tuple):
-            return self._followed(result, done)
+            return self._followed(result, operation, done)
 
         outputs, boxed_work = result
-        return outputs, self._followed(boxed_work, done)
+        return outputs, self._followed(boxed_work, operation, done)
 
-    def _followed(self, boxed_work: Any, done: Callable[[], None]) -> Any:
-        """Call `done` at the end of a work, and return the boxed work for the caller."""
+    def _followed(self, boxed_work: Any, operation: Operation, done: Callable[[], None]) -> Any:
+        """Record `operation` at the end of a work, and return the boxed work for the caller."""
         work = Work.unbox(boxed_work)
+        if hasattr(work, "ended"):  # of a modelled GPU: its future only orders streams
+            ended = work.ended()
+            self._on_streams.add(ended)
+            ended.add_done_callback(partial(self._ended_on_stream, ended, operation))
+            return boxed_work
+
         try:
             future = work.get_future()
         except RuntimeError:  # the backend has no future for this operation
@@ -269,6 +279,18 @@ class Interception:
             pass
         finally:
             self._pending.discard(pending)
+
+    def _ended_on_stream(
+        self,
+        pending: torch.futures.Future[Any],
+        operation: Operation,
+        future: torch.futures.Future[list[int]],
+    ) -> None:
+        """Record an operation that a stream of a modelled GPU has carried out."""
+        start_ns, end_ns = future.value()
+        times = {"start_ns": start_ns, "end_ns": end_ns}
+        self._record(operation.model_copy(update={**times, "algorithm": NCCL}))
+        self._on_streams.discard(pending)
 
     def _done(self, operation: Operation, before: Snapshot | None) -> None:
         end_ns = time.time_ns()

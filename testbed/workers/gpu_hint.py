@@ -38,9 +38,9 @@ def gpu_hint(log: str) -> str:
         if not is_backend and not any(text in lines[number] for text in GPU_ERRORS):
             continue
 
-        advice = 'use device "cpu"'
+        advice = 'model GPUs with --gpu H100, or use device "cpu"'
         if is_backend:
-            advice = 'use the backend "gloo", or none: init_process_group()'
+            advice = 'model GPUs with --gpu H100, or use the backend "gloo"'
 
         return f"hosts have no GPU: {advice}{_place(lines[:number])}"
 

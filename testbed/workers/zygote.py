@@ -26,6 +26,8 @@ from testbed.core.linux import die_with_parent
 from testbed.plan.model import Plan
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.records import RankExit, append
+from testbed.workers.gpu.device_library import gpu_environment
+from testbed.workers.gpu.install import import_what_gpus_use, install
 from testbed.workers.host_entry import enter_host
 from testbed.workers.orders import LaterOrders, Order, decode_orders
 from testbed.workers.stacks import answer_requests
@@ -54,11 +56,15 @@ def main(run_folder: str, fifo: str) -> int:
     run = RunDir(Path(run_folder))
     plan = run.read_plan()
     os.environ.update(plan.workers.environment)  # torch reads variables during its import
+    _model_gpus(plan)
     with quick_imports():  # all ranks share the imports of this process
         from testbed.workers import rank  # noqa: F401, PLC0415
 
     workload = plan.workers.workload
     prepare_torch(workload)
+
+    if "gpu" in plan.workers.settings:
+        import_what_gpus_use()
 
     # The ranks repeat a failed import and report the error in their logs.
     with quick_imports(), contextlib.suppress(Exception):
@@ -78,6 +84,14 @@ def main(run_folder: str, fifo: str) -> int:
 
     zygote.wait_for_all()
     return 1 if zygote.failed else 0
+
+
+def _model_gpus(plan: Plan) -> None:
+    """Give this process and its ranks the modelled GPUs of the plan, if there are any."""
+    name = plan.workers.settings.get("gpu")
+    if name:
+        os.environ.update(gpu_environment(name, int(plan.workers.settings["gpus_per_host"])))
+        install()
 
 
 class Zygote:

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 from testbed.workloads.script.host_programs import REMOTE_PROGRAMS
@@ -92,6 +92,12 @@ class Script(Workload):
     events_from: Literal["operation", "start"] = Field(
         "operation",
         description="origin of event times: rank 0's first operation, or its start",
+    )
+    gpu: Literal["V100", "A100", "L40S", "H100", "H200", "B200", "GB200"] | None = Field(
+        None, description="model GPUs of this kind, for scripts that use CUDA and NCCL"
+    )
+    gpus_per_host: Annotated[int, Field(ge=1, le=16)] = Field(
+        1, description="modelled GPUs of each host; as many ranks, unless their number is given"
     )
 
     def program(self) -> Program:
@@ -258,7 +264,15 @@ class Script(Workload):
             "events_from": self.events_from,
             "early_variables": _early_variables(program, self._code()),
             "source": self.source,
+            **self._gpu_settings(),
         }
+
+    def _gpu_settings(self) -> dict[str, Any]:
+        """Return the kind and the number of a host's modelled GPUs; empty if it has none."""
+        if self.gpu is None:
+            return {}
+
+        return {"gpu": self.gpu, "gpus_per_host": self.gpus_per_host}
 
     def largest_tensor_bytes(self, ranks: int) -> int:
         """Return a guess in bytes: weights of 16 million float32 parameters, without gradients."""
@@ -269,8 +283,21 @@ class Script(Workload):
         if self.source is not None and self.command[0] != STANDARD_INPUT:
             raise UnitError("`source` applies only to the command -", "remove `source`")
 
+        if self.gpu is None and self.gpus_per_host > 1:
+            raise UnitError("gpus_per_host requires gpu", "name the kind of GPU: --gpu H100")
+
         self.program()
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rank_for_each_gpu(cls, data: Any) -> Any:
+        """Default to a rank for each modelled GPU of a host."""
+        if not isinstance(data, Mapping) or "ranks_per_host" in data:
+            return data
+
+        gpus = data.get("gpus_per_host")
+        return data if gpus is None else {**data, "ranks_per_host": gpus}
 
 
 def command_path() -> str:

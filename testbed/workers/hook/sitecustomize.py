@@ -146,6 +146,8 @@ def _is_below(file: str, folders: Sequence[str]) -> bool:
 _python_path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
 _installed_path = [folder for folder in sys.path if folder not in _python_path]
 sys.path[:] = [folder for folder in sys.path if os.path.abspath(folder) != HOOK]
+if "TESTBED_MODELLED_GPU" in os.environ and "TESTBED_GPU_LIBRARIES" in os.environ:
+    _import("testbed.workers.gpu.install").install_later()
 # As in `testbed.workers.stacks`, which a process of any Python version cannot import.
 faulthandler.register(SIGRTMIN + 11, file=2, all_threads=True, chain=False)
 sys.meta_path.insert(0, _Finder())

@@ -45,6 +45,7 @@ GOOD = Machine(
     netem_error="",
     cgroups_error="",
     clone=True,
+    gpu_error="",
     vagrantfile=True,
     ray=True,
 )
@@ -249,6 +250,12 @@ CASES: dict[str, tuple[dict[str, Any], set[str], str, str]] = {
         {VIRTUAL, REAL, "Vagrant"},
         "testbed needs Linux on x86-64",
         "in a clone of the project: vagrant up",
+    ),
+    "no compiler for GPUs": (
+        {"gpu_error": "g++ is not installed"},
+        {"modelled GPUs"},
+        "g++ is not installed",
+        "apt-get install --no-install-recommends g++ python3-dev",
     ),
     "no Ray": (
         {"ray": False},

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from testbed.workloads.script.settings import Script
 
+from testbed.api import script_workload
 from testbed.cli.main import app
 from testbed.core.errors import InputError
 from testbed.plan.budget import windows_bytes
@@ -234,3 +235,24 @@ def test_misspelt_option(here: Path) -> None:
         run("--nproc-per-hots", "2", "--", "train.py")
 
     assert "--nproc-per-host)" in refused.value.format_message()  # type: ignore[attr-defined]  # which main prints
+
+
+def test_gpus_of_a_host(here: Path) -> None:
+    """Each modelled GPU has a rank, unless the number of ranks is given."""
+    plain = Script(command=["train.py"])
+    assert "gpu" not in plain.settings(4)
+    eight = Script.model_validate({"command": ["train.py"], "gpu": "H100", "gpus_per_host": 8})
+    assert eight.ranks_per_host == 8
+    settings = eight.settings(8)
+    assert (settings["gpu"], settings["gpus_per_host"]) == ("H100", 8)
+    given = {"command": ["train.py"], "gpu": "A100", "gpus_per_host": 2, "ranks_per_host": 1}
+    assert Script.model_validate(given).ranks_per_host == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [({"gpu": "H1000"}, "H100"), ({"gpus_per_host": 2}, "--gpu H100"), ({"gpu": "TPUv4"}, "GB200")],
+)
+def test_wrong_gpus(here: Path, settings: dict[str, object], error: str) -> None:
+    with pytest.raises(InputError, match=error):
+        script_workload(["train.py"], settings, in_image=False)

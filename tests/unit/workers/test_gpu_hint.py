@@ -13,8 +13,8 @@ BEGIN = """
 import os, torch, torch.distributed as dist
 os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0", RANK="0", WORLD_SIZE="1")
 """
-DEVICE = 'hosts have no GPU: use device "cpu"'
-BACKEND = 'hosts have no GPU: use the backend "gloo", or none: init_process_group()'
+DEVICE = 'hosts have no GPU: model GPUs with --gpu H100, or use device "cpu"'
+BACKEND = 'hosts have no GPU: model GPUs with --gpu H100, or use the backend "gloo"'
 LINES = {
     'torch.ones(2, device="cuda:0")': DEVICE,
     "torch.nn.Linear(2, 2).cuda()": DEVICE,

@@ -1,0 +1,1 @@
+"""Modelled GPUs: devices with sizes and times, without values, for unmodified CUDA scripts."""

@@ -1,0 +1,121 @@
+"""Load the library of modelled devices into this process, before torch is imported.
+
+Torch asks for CUDA once, when it is imported. The environment says where the library is, and which
+GPUs to model.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import sys
+from functools import cache
+from pathlib import Path
+
+from testbed.workers.gpu import figures
+from testbed.workers.gpu.figures import Figures, figures_of
+
+LIBRARIES = "TESTBED_GPU_LIBRARIES"  # folder of the compiled libraries
+GPU = "TESTBED_MODELLED_GPU"  # "H100:8": name and number of the GPUs of a host
+DEVICE_LIBRARY = "libtestbed-gpu.so"
+TORCH_LIBRARIES = ("libc10.so", "libtorch_cpu.so")
+MEMORY_FIGURES = (
+    "allocated",
+    "peak_allocated",
+    "reserved",
+    "peak_reserved",
+    "requested",
+    "blocks",
+    "allocations",
+    "out_of_memory_errors",
+)
+
+
+def gpu_environment(name: str, count: int) -> dict[str, str]:
+    """Return the environment variable that names the GPUs of a host."""
+    return {GPU: f"{name}:{count}"}
+
+
+def is_asked_for() -> bool:
+    """Return whether this process is to have modelled GPUs."""
+    return GPU in os.environ and LIBRARIES in os.environ
+
+
+@cache
+def gpu_figures() -> Figures:
+    """Return the figures of the GPUs that the environment names."""
+    name, _, count = os.environ[GPU].rpartition(":")
+    return figures_of(name, int(count))
+
+
+@cache
+def device_library() -> ctypes.CDLL:
+    """Load the library, and return it.
+
+    Raises:
+        ImportError: torch was imported before.
+        OSError: the library was built for another torch.
+    """
+    if "torch" in sys.modules and "torch._C" in sys.modules:
+        raise ImportError("modelled GPUs have to be loaded before torch")
+
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        raise ImportError("torch is not installed")
+
+    for name in TORCH_LIBRARIES:
+        ctypes.CDLL(str(Path(spec.origin).parent / "lib" / name), ctypes.RTLD_GLOBAL)
+
+    path = Path(os.environ[LIBRARIES]) / DEVICE_LIBRARY
+    library = ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+    _declare(library)
+    _configure(library, gpu_figures())
+    return library
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    """Declare the types of the library's functions (native/device.cpp)."""
+    library.testbed_configure.argtypes = [
+        ctypes.c_char_p,
+        ctypes.c_int,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_double,
+        ctypes.POINTER(ctypes.c_double),
+        ctypes.c_double,
+        ctypes.c_double,
+        ctypes.c_double,
+    ]
+    library.testbed_stream.restype = ctypes.c_int64
+    library.testbed_set_stream.argtypes = [ctypes.c_int, ctypes.c_int64]
+    library.testbed_busy_ns.restype = ctypes.c_int64
+    library.testbed_kernels.restype = ctypes.c_int64
+    library.testbed_products.restype = ctypes.c_double
+    library.testbed_limit_memory.argtypes = [ctypes.c_int, ctypes.c_double]
+    library.testbed_resize_storage.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+    library.testbed_elapsed_ms.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    library.testbed_elapsed_ms.restype = ctypes.c_double
+    library.testbed_memory.argtypes = [ctypes.c_int, ctypes.POINTER(ctypes.c_int64)]
+
+
+def _configure(library: ctypes.CDLL, gpus: Figures) -> None:
+    rates = (ctypes.c_double * len(gpus.flops_per_ns))(*gpus.flops_per_ns)
+    library.testbed_configure(
+        gpus.model.device_name.encode(),
+        gpus.count,
+        gpus.memory_bytes,
+        gpus.usable_bytes,
+        gpus.bytes_per_ns,
+        rates,
+        figures.ATTENTION_EFFICIENCY / figures.PRODUCT_EFFICIENCY,
+        figures.HOST_BYTES_PER_S / figures.NS_PER_S,
+        figures.LEAST_KERNEL_NS,
+    )
+
+
+def memory_figures(device: int) -> dict[str, int]:
+    """Return the memory use of a device in bytes and blocks, by the names `MEMORY_FIGURES`."""
+    values = (ctypes.c_int64 * len(MEMORY_FIGURES))()
+    device_library().testbed_memory(device, values)
+    return dict(zip(MEMORY_FIGURES, values, strict=True))

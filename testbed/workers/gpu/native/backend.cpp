@@ -1,0 +1,344 @@
+#include "backend.h"
+
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/StreamGuard.h>
+#include <torch/csrc/distributed/c10d/reducer_timer.hpp>
+
+#include <set>
+
+#include "device.h"
+#include "memory.h"
+
+namespace testbed {
+
+namespace {
+
+Network network_of_process;
+std::mutex communicators_mutex;
+std::set<Communicator*> all_communicators;
+
+int64_t bytes_of(const at::Tensor& tensor) { return tensor.numel() * tensor.itemsize(); }
+
+int64_t bytes_of(const std::vector<at::Tensor>& tensors) {
+  int64_t bytes = 0;
+  for (const at::Tensor& tensor : tensors) {
+    bytes += bytes_of(tensor);
+  }
+  return bytes;
+}
+
+c10::Device device_at(int index) { return {c10::kCUDA, static_cast<c10::DeviceIndex>(index)}; }
+
+void forget_all(const std::vector<at::Tensor>& tensors) {
+  for (const at::Tensor& tensor : tensors) {
+    forget_values(tensor);
+  }
+}
+
+int device_of(const std::vector<at::Tensor>& tensors) {
+  for (const at::Tensor& tensor : tensors) {
+    TORCH_CHECK(tensor.is_cuda(), "No backend type associated with device type ", tensor.device().type());
+    return tensor.device().index();
+  }
+  return current_device();
+}
+
+// The timer of DistributedDataParallel for devices: as its timer for CPUs.
+class Timer final : public c10d::Timer {
+ public:
+  explicit Timer(c10::Device) {}
+  std::optional<int64_t> measureDifference(Event start, Event end) override {
+    const auto first = getTimestamp(start);
+    const auto last = getTimestamp(end);
+    if (!first || !last) {
+      return std::nullopt;
+    }
+    return *last - *first;
+  }
+};
+
+}  // namespace
+
+void set_network(const Network& network) { network_of_process = network; }
+
+void drain_all() {
+  const std::lock_guard lock(communicators_mutex);
+  for (Communicator* communicator : all_communicators) {
+    communicator->drain();
+  }
+}
+
+NcclWork::NcclWork(int rank, c10d::OpType type, int device, std::vector<at::Tensor> outputs)
+    : Work(rank, type), device_(device), outputs_(std::move(outputs)) {
+  future_ = c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()),
+                                                     std::vector<c10::Device>{device_at(device)});
+  ended_ = c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::IntType::get()));
+}
+
+void NcclWork::attach(std::shared_ptr<Operation> operation, int64_t stream) {
+  operation_ = std::move(operation);
+  const c10::StreamGuard guard(c10::Stream(c10::Stream::UNSAFE, device_at(device_), stream));
+  future_->markCompleted(c10::IValue(outputs_));
+}
+
+std::function<void(int64_t, int64_t)> NcclWork::on_end() const {
+  return [ended = ended_](int64_t begin_ns, int64_t end_ns) {
+    ended->markCompleted(c10::IValue(std::vector<int64_t>{begin_ns, end_ns}));
+  };
+}
+
+bool NcclWork::isCompleted() { return operation_ != nullptr && TimeLines::all().is_reached(operation_->end); }
+
+bool NcclWork::wait(std::chrono::milliseconds) {
+  synchronize();
+  if (stops_cpu_) {
+    TimeLines::all().wait_until_reached(operation_->end);
+  }
+  return true;
+}
+
+void NcclWork::synchronize() {
+  TORCH_CHECK(operation_ != nullptr, "the operation waits for the end of its group");
+  TimeLines::all().block(device_, current_stream(device_), operation_->end);
+}
+
+NcclBackend::NcclBackend(c10::intrusive_ptr<c10d::Store> store, int rank, int size,
+                         c10::intrusive_ptr<NcclOptions> options)
+    : Backend(rank, size), store_(std::move(store)), options_(std::move(options)) {}
+
+void NcclBackend::shutdown() {
+  for (const auto& [name, one] : communicators_) {
+    const std::lock_guard lock(communicators_mutex);
+    all_communicators.erase(one.get());
+  }
+  communicators_.clear();  // after their last operations
+}
+
+void NcclBackend::waitForPendingWorks() {
+  for (const auto& [name, one] : communicators_) {
+    one->drain();
+  }
+}
+
+std::shared_ptr<Communicator> NcclBackend::communicator(const std::string& name, int rank, int ranks) {
+  auto& found = communicators_[name];
+  if (found == nullptr) {
+    Network network = network_of_process;
+    network.timeout_ns = std::chrono::nanoseconds(options_->timeout).count();
+    found = std::make_shared<Communicator>(store_, name, rank, ranks, current_device(), network);
+    const std::lock_guard lock(communicators_mutex);
+    all_communicators.insert(found.get());
+  }
+  return found;
+}
+
+c10::intrusive_ptr<NcclWork> NcclBackend::new_work(c10d::OpType type, Tensors outputs) {
+  sequence_ += 1;
+  return c10::make_intrusive<NcclWork>(rank_, type, current_device(), std::move(outputs));
+}
+
+NcclBackend::WorkPtr NcclBackend::ring(c10d::OpType type, Algorithm algorithm, int64_t bytes, int root,
+                                       Tensors outputs) {
+  const c10::DeviceGuard guard(device_at(device_of(outputs)));
+  auto group = communicator("nccl", rank_, size_);
+  if (algorithm == Algorithm::all_gather || algorithm == Algorithm::reduce_scatter) {
+    forget_all(outputs);  // of all_reduce and broadcast a rank keeps its own values
+  }
+  auto work = new_work(type, std::move(outputs));
+  const std::string name = c10d::opTypeToString(type) + " of " + std::to_string(bytes) + " B";
+  work->attach(group->run_ring(algorithm, bytes, root, name, work->on_end()), group->stream());
+  last_work_ = work;
+  return work;
+}
+
+NcclBackend::WorkPtr NcclBackend::messages(c10d::OpType type, std::vector<Message> sent,
+                                           std::vector<Message> received, Tensors outputs) {
+  forget_all(outputs);
+  auto work = new_work(type, std::move(outputs));
+  Pending pending{std::move(sent), std::move(received), {work}};
+  launch(std::move(pending), c10d::opTypeToString(type));
+  last_work_ = work;
+  return work;
+}
+
+void NcclBackend::launch(Pending pending, const std::string& name) {
+  auto group = communicator("nccl", rank_, size_);
+  const auto works = pending.works;
+  auto on_end = [works](int64_t begin_ns, int64_t end_ns) {
+    for (const auto& work : works) {
+      work->on_end()(begin_ns, end_ns);
+    }
+  };
+  auto operation = group->exchange(std::move(pending.sent), std::move(pending.received), name, on_end);
+  for (const auto& work : works) {
+    work->attach(operation, group->stream());
+  }
+}
+
+// As in torch, a message outside of a group has a communicator for the two ranks.
+NcclBackend::WorkPtr NcclBackend::message(c10d::OpType type, std::vector<Message> sent, std::vector<Message> received,
+                                          Tensors outputs, int peer) {
+  const c10::DeviceGuard guard(device_at(device_of(outputs)));
+  if (type == c10d::OpType::RECV) {
+    forget_all(outputs);
+  }
+  auto work = new_work(type, std::move(outputs));
+  if (is_coalescing_) {
+    pending_.sent.insert(pending_.sent.end(), sent.begin(), sent.end());
+    pending_.received.insert(pending_.received.end(), received.begin(), received.end());
+    pending_.works.push_back(work);
+    return work;
+  }
+  const std::string pair = std::to_string(std::min(rank_, peer)) + ":" + std::to_string(std::max(rank_, peer));
+  auto group = communicator(pair, rank_, size_);
+  auto operation = group->exchange(std::move(sent), std::move(received), c10d::opTypeToString(type), work->on_end());
+  work->attach(operation, group->stream());
+  return work;
+}
+
+void NcclBackend::startCoalescing() {
+  is_coalescing_ = true;
+  last_work_ = nullptr;
+}
+
+NcclBackend::WorkPtr NcclBackend::endCoalescing() {
+  is_coalescing_ = false;
+  if (!pending_.works.empty()) {
+    last_work_ = pending_.works.back();
+    Pending pending;
+    std::swap(pending, pending_);
+    launch(std::move(pending), "COALESCED");
+  }
+  return last_work_;
+}
+
+NcclBackend::WorkPtr NcclBackend::allreduce(Tensors& tensors, const c10d::AllreduceOptions&) {
+  return ring(c10d::OpType::ALLREDUCE, Algorithm::all_reduce, bytes_of(tensors), 0, tensors);
+}
+
+NcclBackend::WorkPtr NcclBackend::allreduce_coalesced(Tensors& tensors, const c10d::AllreduceCoalescedOptions&) {
+  return ring(c10d::OpType::ALLREDUCE_COALESCED, Algorithm::all_reduce, bytes_of(tensors), 0, tensors);
+}
+
+NcclBackend::WorkPtr NcclBackend::broadcast(Tensors& tensors, const c10d::BroadcastOptions& options) {
+  const int root = static_cast<int>(options.rootRank);
+  return ring(c10d::OpType::BROADCAST, Algorithm::broadcast, bytes_of(tensors), root, tensors);
+}
+
+NcclBackend::WorkPtr NcclBackend::reduce(Tensors& tensors, const c10d::ReduceOptions& options) {
+  const int root = static_cast<int>(options.rootRank);
+  return ring(c10d::OpType::REDUCE, Algorithm::reduce, bytes_of(tensors), root, tensors);
+}
+
+NcclBackend::WorkPtr NcclBackend::allgather(std::vector<Tensors>& outputs, Tensors& inputs,
+                                            const c10d::AllgatherOptions&) {
+  return ring(c10d::OpType::ALLGATHER, Algorithm::all_gather, size_ * bytes_of(inputs), 0, outputs[0]);
+}
+
+NcclBackend::WorkPtr NcclBackend::_allgather_base(at::Tensor& output, at::Tensor& input,
+                                                  const c10d::AllgatherOptions&) {
+  return ring(c10d::OpType::_ALLGATHER_BASE, Algorithm::all_gather, size_ * bytes_of(input), 0, {output});
+}
+
+NcclBackend::WorkPtr NcclBackend::allgather_into_tensor_coalesced(Tensors& outputs, Tensors& inputs,
+                                                                  const c10d::AllgatherOptions&) {
+  return ring(c10d::OpType::COALESCED, Algorithm::all_gather, size_ * bytes_of(inputs), 0, outputs);
+}
+
+NcclBackend::WorkPtr NcclBackend::reduce_scatter(Tensors& outputs, std::vector<Tensors>& inputs,
+                                                 const c10d::ReduceScatterOptions&) {
+  return ring(c10d::OpType::REDUCE_SCATTER, Algorithm::reduce_scatter, bytes_of(inputs[0]), 0, outputs);
+}
+
+NcclBackend::WorkPtr NcclBackend::_reduce_scatter_base(at::Tensor& output, at::Tensor& input,
+                                                       const c10d::ReduceScatterOptions&) {
+  return ring(c10d::OpType::_REDUCE_SCATTER_BASE, Algorithm::reduce_scatter, bytes_of(input), 0, {output});
+}
+
+NcclBackend::WorkPtr NcclBackend::reduce_scatter_tensor_coalesced(Tensors& outputs, Tensors& inputs,
+                                                                  const c10d::ReduceScatterOptions&) {
+  return ring(c10d::OpType::REDUCE_SCATTER_TENSOR_COALESCED, Algorithm::reduce_scatter, bytes_of(inputs), 0, outputs);
+}
+
+NcclBackend::WorkPtr NcclBackend::alltoall_base(at::Tensor& output, at::Tensor& input,
+                                                std::vector<int64_t>& output_splits,
+                                                std::vector<int64_t>& input_splits, const c10d::AllToAllOptions&) {
+  const c10::DeviceGuard guard(output.device());
+  const auto row_bytes = [](const at::Tensor& tensor) {
+    return tensor.size(0) == 0 ? 0 : bytes_of(tensor) / tensor.size(0);
+  };
+  std::vector<Message> sent;
+  std::vector<Message> received;
+  for (int peer = 0; peer < size_; ++peer) {
+    const int64_t out = input_splits.empty() ? bytes_of(input) / size_ : input_splits[peer] * row_bytes(input);
+    const int64_t in = output_splits.empty() ? bytes_of(output) / size_ : output_splits[peer] * row_bytes(output);
+    sent.push_back({peer, out});
+    received.push_back({peer, in});
+  }
+  return messages(c10d::OpType::ALLTOALL_BASE, std::move(sent), std::move(received), {output});
+}
+
+NcclBackend::WorkPtr NcclBackend::alltoall(Tensors& outputs, Tensors& inputs, const c10d::AllToAllOptions&) {
+  const c10::DeviceGuard guard(device_at(device_of(outputs)));
+  std::vector<Message> sent;
+  std::vector<Message> received;
+  for (int peer = 0; peer < size_; ++peer) {
+    sent.push_back({peer, bytes_of(inputs[peer])});
+    received.push_back({peer, bytes_of(outputs[peer])});
+  }
+  return messages(c10d::OpType::ALLTOALL, std::move(sent), std::move(received), outputs);
+}
+
+NcclBackend::WorkPtr NcclBackend::gather(std::vector<Tensors>& outputs, Tensors& inputs,
+                                         const c10d::GatherOptions& options) {
+  const c10::DeviceGuard guard(device_at(device_of(inputs)));
+  const int root = static_cast<int>(options.rootRank);
+  std::vector<Message> sent{{root, bytes_of(inputs)}};
+  std::vector<Message> received;
+  Tensors all;
+  if (rank_ == root) {
+    sent.clear();
+    all = outputs[0];
+    for (int peer = 0; peer < size_; ++peer) {
+      received.push_back({peer, bytes_of(all[peer])});
+    }
+  }
+  return messages(c10d::OpType::GATHER, std::move(sent), std::move(received), all);
+}
+
+NcclBackend::WorkPtr NcclBackend::scatter(Tensors& outputs, std::vector<Tensors>& inputs,
+                                          const c10d::ScatterOptions& options) {
+  const c10::DeviceGuard guard(device_at(device_of(outputs)));
+  const int root = static_cast<int>(options.rootRank);
+  std::vector<Message> sent;
+  std::vector<Message> received{{root, bytes_of(outputs)}};
+  if (rank_ == root) {
+    received.clear();
+    for (int peer = 0; peer < size_; ++peer) {
+      sent.push_back({peer, bytes_of(inputs[0][peer])});
+    }
+  }
+  return messages(c10d::OpType::SCATTER, std::move(sent), std::move(received), outputs);
+}
+
+NcclBackend::WorkPtr NcclBackend::send(Tensors& tensors, int target, int) {
+  return message(c10d::OpType::SEND, {{target, bytes_of(tensors)}}, {}, tensors, target);
+}
+
+NcclBackend::WorkPtr NcclBackend::recv(Tensors& tensors, int source, int) {
+  return message(c10d::OpType::RECV, {}, {{source, bytes_of(tensors)}}, tensors, source);
+}
+
+NcclBackend::WorkPtr NcclBackend::barrier(const c10d::BarrierOptions&) {
+  constexpr int64_t ONE_NUMBER = 4;
+  auto work = ring(c10d::OpType::BARRIER, Algorithm::all_reduce, ONE_NUMBER, 0, {});
+  static_cast<NcclWork*>(work.get())->stop_the_cpu();
+  return work;
+}
+
+}  // namespace testbed
+
+namespace c10d {
+using ModelledTimer = testbed::Timer;
+C10_REGISTER_TYPED_CLASS(TimerRegistry, c10::kCUDA, ModelledTimer)
+}  // namespace c10d

@@ -1,0 +1,14 @@
+// Tensors on the modelled devices, and the current stream.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+namespace testbed {
+
+at::Tensor new_tensor(at::IntArrayRef sizes, at::IntArrayRef strides, at::ScalarType type);
+void run_kernel(int64_t duration_ns);  // on the current stream of the current device
+void synchronize();                    // wait for the current stream
+
+}  // namespace testbed

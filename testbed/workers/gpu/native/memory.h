@@ -1,0 +1,38 @@
+// Memory of the modelled devices: blocks have addresses and sizes, and no memory behind them.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Allocator.h>
+
+#include <cstdint>
+
+namespace testbed {
+
+// What torch.cuda reports of a device, in bytes.
+struct MemoryUse {
+  int64_t allocated = 0;
+  int64_t peak_allocated = 0;
+  int64_t reserved = 0;
+  int64_t peak_reserved = 0;
+  int64_t requested = 0;
+  int64_t blocks = 0;
+  int64_t allocations = 0;
+  int64_t out_of_memory_errors = 0;
+};
+
+c10::Allocator* device_allocator();
+c10::Allocator* pinned_allocator();
+bool is_pinned(const void* address);
+
+// Small tensors that come from main memory keep their values until something writes to them, because
+// torch and scripts read them back: lengths, flags, the order of DDP's buckets.
+void keep_values(const at::Tensor& target, const at::Tensor& values);
+void forget_values(const at::Tensor& tensor);
+at::Tensor kept_values(const at::Tensor& tensor);  // undefined if there are none
+
+MemoryUse memory_use(int device);
+void reset_peak(int device);
+void release_unused(int device);  // as torch.cuda.empty_cache
+void limit_memory(int device, double fraction);
+
+}  // namespace testbed

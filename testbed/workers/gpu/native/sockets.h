@@ -1,0 +1,38 @@
+// TCP connections between the ranks of a communicator.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace testbed {
+
+// One end of a connection of NCCL: a channel's sockets, over which messages are divided.
+struct Connection {
+  std::vector<int> sockets;
+  bool is_local = false;  // both ends are on one host
+  size_t next_socket = 0;
+};
+
+// A listening socket of a rank, on the host's address.
+class Listener {
+ public:
+  explicit Listener(const std::string& address);
+  ~Listener();
+  Listener(const Listener&) = delete;
+  Listener& operator=(const Listener&) = delete;
+  std::string place() const { return place_; }  // "address:port"
+  int accept_one() const;
+
+ private:
+  int socket_;
+  std::string place_;
+};
+
+int connect_to(const std::string& place);
+void write_all(int socket, const void* data, size_t bytes);
+void read_all(int socket, void* data, size_t bytes);
+void never_block(int socket);
+
+}  // namespace testbed

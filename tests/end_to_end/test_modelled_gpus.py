@@ -1,0 +1,140 @@
+"""A CUDA and NCCL script, unchanged, on two hosts with a modelled GPU each, 10 ms apart."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from testbed.workers.gpu.build import gpu_libraries, why_no_gpus
+from testbed.workers.gpu.figures import figures_of
+from tests.support.runs import Command, Folder, Need
+
+MB = 10**6
+STEPS = 3
+WIDTH = 1024
+SCRIPT = f"""
+import os
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+dist.init_process_group("nccl")
+torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+big = torch.ones(16 * {MB} // 4, device="cuda")
+for _ in range(2):
+    dist.all_reduce(big)
+    torch.cuda.synchronize()
+halves = [torch.empty({MB} // 4, device="cuda") for _ in range(2)]
+dist.all_gather(halves, halves[0])
+dist.all_to_all_single(big, big.clone())
+if dist.get_rank() == 0:
+    dist.send(halves[0], 1)
+else:
+    dist.recv(halves[0], 0)
+
+model = DistributedDataParallel(nn.Linear({WIDTH}, {WIDTH}, bias=False, device="cuda"))
+optimizer = torch.optim.AdamW(model.parameters())
+for step in range({STEPS}):
+    x = torch.randn(64, {WIDTH}).to("cuda")
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        loss = model(x).square().mean()
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    print("step", step, "loss", loss.item(), flush=True)
+
+sharded = nn.Sequential(*[nn.Linear(512, 512, device="cuda") for _ in range(2)])
+for layer in sharded:
+    fully_shard(layer)
+fully_shard(sharded)
+sharded(torch.randn(8, 512, device="cuda")).sum().backward()
+if loss.item() > 1:
+    print("never")
+print("peak", torch.cuda.max_memory_allocated())
+dist.destroy_process_group()
+"""
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("gpu-script") / "train.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def _run(command: Command, pair: Path, script: Path, out: Path) -> Folder:
+    options = ["--isolation", "process", "--gpu", "H100", "--out", out]
+    queue = ["--set", "topology.wan.west-east.queue=500 ms"]  # drops are not the matter here
+    command("run", pair, *options, *queue, "--", script)
+    return Folder(out)
+
+
+@pytest.fixture(scope="module")
+def first(
+    need: Need, command: Command, pair: Path, script: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Folder:
+    need(not why_no_gpus(), "a C++ compiler and Python's headers")
+    gpu_libraries()
+    return _run(command, pair, script, tmp_path_factory.mktemp("gpus") / "first")
+
+
+def _operations(folder: Folder, name: str) -> pl.DataFrame:
+    rows = folder.ops.filter(pl.col("op") == name)
+    return rows.sort("rank", "start_ns")
+
+
+def test_the_script_runs_to_its_end(first: Folder) -> None:
+    log = (first.path / "logs/rank-0.log").read_text()
+    assert log.count("loss 0.0") == STEPS
+    assert "never" not in log
+    assert log.count("decides by the value of a modelled tensor") == 1
+    assert first.status["faithful"]
+
+
+def test_operations_are_recorded_with_their_times(first: Folder) -> None:
+    """An all-reduce of two ranks sends each byte once: 16 MB at 1 Gbit/s take 128 ms."""
+    reduced = _operations(first, "all_reduce").filter(pl.col("bytes") == 16 * MB)
+    assert reduced.height == 4
+    times_ms = ((reduced["end_ns"] - reduced["start_ns"]) / 1e6).to_list()
+    # headers take 4 %; a ring of two waits a trip of 10 ms in each of its two loops, and TCP starts
+    # slowly: at first, and a little after each pause
+    assert min(times_ms) > 128 * 1.03 + 10
+    assert max(times_ms) < 128 * 1.06 + 20 + 120
+    for name, count in (("all_gather", 2), ("all_to_all", 2), ("send", 1), ("recv", 1)):
+        assert _operations(first, name).filter(pl.col("bytes") > 0).height >= count
+
+
+def test_bytes_cross_the_network(first: Folder) -> None:
+    """Each direction carries what the ring algorithms send, and headers."""
+    ddp_gradients = STEPS * WIDTH * WIDTH * 4
+    ddp_parameters = WIDTH * WIDTH * 4  # broadcast once, from rank 0
+    sent = 2 * 16 * MB + MB + 8 * MB + ddp_gradients
+    for row in first.summary["wan"]:
+        expected = sent
+        if row["from"] == "west":
+            expected += MB + ddp_parameters
+        # headers of 4.5 %, messages of FSDP of 2 MB, the store
+        assert expected < row["bytes"] < 1.06 * expected + 6 * MB
+
+
+def test_a_second_run_takes_the_same_nanoseconds(
+    command: Command, pair: Path, script: Path, first: Folder, tmp_path: Path
+) -> None:
+    second = _run(command, pair, script, tmp_path / "second")
+    columns = ["rank", "op", "bytes", "iteration", "process_group", "start_ns", "end_ns"]
+    tables = []
+    for folder in (first, second):
+        began_ns = folder.began_ns
+        times = (pl.col("start_ns", "end_ns") - began_ns).name.keep()
+        tables.append(folder.ops.select(columns).with_columns(times).sort("rank", "start_ns"))
+    assert tables[0].equals(tables[1])
+
+
+def test_peak_memory(first: Folder) -> None:
+    """The modelled peak memory is that of tensors, far below that of the device."""
+    log = (first.path / "logs/rank-0.log").read_text()
+    (peak,) = [int(line.split()[1]) for line in log.splitlines() if line.startswith("peak ")]
+    assert 5 * 16 * MB > peak > 2 * 16 * MB
+    assert peak < figures_of("H100", 1).usable_bytes
