@@ -488,6 +488,8 @@ def run(
         ranks_per_host=ranks_per_host,
         shared_folder=shared_folder,
         events_from=events_from,
+        gpu=gpu,
+        gpus_per_host=gpus_per_host,
         **options,
     )
     return _start(prepared, folder, display)
@@ -578,6 +580,8 @@ def _prepare_in_folder(
     ranks_per_host: int | None = None,
     shared_folder: bool | None = None,
     events_from: Literal["operation", "start"] | None = None,
+    gpu: str | None = None,
+    gpus_per_host: int | None = None,
     **options: Any,
 ) -> tuple[PreparedRun, RunDir]:
     """Check the arguments of `run`, and return the prepared run with its new folder."""

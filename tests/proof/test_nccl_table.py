@@ -2,9 +2,9 @@
 
 Source: https://github.com/BinhangYuan/tc_cluster_setting, results/allreduce.md: p3.2xlarge machines
 with a V100 each, 128 MiB in one all-reduce, what a machine sends shaped with ``tc netem``. The
-network is that of the tables of gloo (experiments/published/networks/aws.yaml). NCCL recognises AWS's
-network cards and opens 16 sockets for a channel; an emulated card has no PCI identity, so the two
-variables say so.
+network is that of the tables of gloo (experiments/published/networks/aws.yaml). NCCL recognises
+AWS's network cards and opens 16 sockets for a channel; an emulated card has no PCI identity, so the
+two variables say so.
 """
 
 import json

@@ -31,8 +31,9 @@ reduce_scatter_single = getattr(dist, "reduce_scatter_single", None) or dist.red
 def set_default_timeout(timeout: timedelta) -> None:
     """Set the timeout of process groups that are created without a timeout."""
     c10d.default_pg_timeout = timeout
-    if c10d.default_pg_nccl_timeout is not None:  # of modelled GPUs
-        c10d.default_pg_nccl_timeout = timeout
+    module: Any = c10d
+    if module.default_pg_nccl_timeout is not None:  # of modelled GPUs
+        module.default_pg_nccl_timeout = timeout
 
 
 def store_address(group: ProcessGroup) -> str:
