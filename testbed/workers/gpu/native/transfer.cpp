@@ -17,6 +17,7 @@ namespace {
 
 constexpr int64_t LEAST_PART = 64 << 10;  // NCCL divides no smaller messages among sockets
 constexpr size_t BUFFER = 1 << 20;
+constexpr int64_t MOST_BEFORE_WAKING = 64 << 10;
 constexpr int64_t NS_PER_S = 1'000'000'000;
 
 const char* payload() {
@@ -133,7 +134,12 @@ bool Lane::write(int64_t now) {
       has_written |= is_gone;
     } else {
       for (Part& part : slice.parts) {
-        const int64_t sent = part.left > 0 ? send_some(part.socket, part.left) : 0;
+        if (part.left == 0 || !part.is_ready) {
+          is_gone &= part.left == 0;
+          continue;
+        }
+        const int64_t sent = send_some(part.socket, part.left);
+        part.is_ready = sent > 0;
         part.left -= sent;
         has_written |= sent > 0;
         is_gone &= part.left == 0;
@@ -172,8 +178,13 @@ bool Lane::read(int64_t now) {
       }
     } else {
       for (Part& part : slice.parts) {
-        const int64_t taken = part.left > 0 ? take_some(part.socket, part.left) : 0;
+        if (part.left == 0 || !part.is_ready) {
+          is_here &= part.left == 0;
+          continue;
+        }
+        const int64_t taken = take_some(part.socket, part.left);
         part.left -= taken;
+        part.is_ready = false;  // the socket is empty, or the part is complete
         has_read |= taken > 0;
         is_here &= part.left == 0;
       }
@@ -202,47 +213,54 @@ bool Lane::read_local(Slice& slice) {
   return true;
 }
 
-std::vector<int> Lane::sockets_to_read() const {
-  std::vector<int> sockets;
-  if (!coming_.empty()) {
-    for (const Part& part : coming_.front().parts) {
+namespace {
+
+template <typename Slices>
+std::vector<Lane::Part*> parts_left(Slices& slices) {
+  std::vector<Lane::Part*> parts;
+  if (!slices.empty()) {
+    for (Lane::Part& part : slices.front().parts) {
       if (part.left > 0) {
-        sockets.push_back(part.socket);
+        parts.push_back(&part);
       }
     }
   }
-  return sockets;
+  return parts;
 }
 
-std::vector<int> Lane::sockets_to_write() const {
-  std::vector<int> sockets;
-  if (!leaving_.empty()) {
-    for (const Part& part : leaving_.front().parts) {
-      if (part.left > 0) {
-        sockets.push_back(part.socket);
-      }
-    }
-  }
-  return sockets;
-}
+}  // namespace
+
+std::vector<Lane::Part*> Lane::parts_to_read() { return parts_left(coming_); }
+
+std::vector<Lane::Part*> Lane::parts_to_write() { return parts_left(leaving_); }
 
 int64_t Lane::next_arrival_ns() const { return on_the_way_.empty() ? 0 : on_the_way_.front(); }
 
 namespace {
 
+// Let a socket wake this thread only for so many bytes: each packet would otherwise do so.
+void wake_for(int socket, int64_t bytes) {
+  const int least = static_cast<int>(std::min(bytes, MOST_BEFORE_WAKING));
+  setsockopt(socket, SOL_SOCKET, SO_RCVLOWAT, &least, sizeof least);
+}
+
 // Wait until a lane can proceed; return whether one can before the deadline.
-bool wait_for_any(const std::vector<Lane>& lanes, int64_t now, int64_t deadline_ns) {
+bool wait_for_any(std::vector<Lane>& lanes, int64_t now, int64_t deadline_ns) {
   std::vector<pollfd> sockets;
+  std::vector<Lane::Part*> parts;
   int64_t until_ns = deadline_ns;
-  for (const Lane& lane : lanes) {
+  for (Lane& lane : lanes) {
     if (lane.is_over()) {
       continue;
     }
-    for (const int socket : lane.sockets_to_read()) {
-      sockets.push_back({socket, POLLIN, 0});
+    for (Lane::Part* part : lane.parts_to_read()) {
+      wake_for(part->socket, part->left);
+      sockets.push_back({part->socket, POLLIN, 0});
+      parts.push_back(part);
     }
-    for (const int socket : lane.sockets_to_write()) {
-      sockets.push_back({socket, POLLOUT, 0});
+    for (Lane::Part* part : lane.parts_to_write()) {
+      sockets.push_back({part->socket, POLLOUT, 0});
+      parts.push_back(part);
     }
     if (lane.next_arrival_ns() > 0) {
       until_ns = std::min(until_ns, lane.next_arrival_ns());
@@ -251,6 +269,9 @@ bool wait_for_any(const std::vector<Lane>& lanes, int64_t now, int64_t deadline_
   const int64_t left_ns = std::max<int64_t>(0, until_ns - now);
   const timespec left{left_ns / NS_PER_S, left_ns % NS_PER_S};
   const int ready = ppoll(sockets.data(), sockets.size(), &left, nullptr);
+  for (size_t place = 0; place < sockets.size(); ++place) {
+    parts[place]->is_ready = sockets[place].revents != 0;
+  }
   return ready != 0 || until_ns < deadline_ns;
 }
 

@@ -24,17 +24,19 @@ class Lane {
        double local_bytes_per_ns);
 
   bool is_over() const { return step_ == steps_.size() && leaving_.empty(); }
-  void proceed(int64_t now);  // as far as possible without waiting
-  std::vector<int> sockets_to_read() const;
-  std::vector<int> sockets_to_write() const;
-  int64_t next_arrival_ns() const;  // of a slice inside the host; 0: none is under way
-
- private:
   // A part of a slice on one socket.
   struct Part {
     int socket;
     int64_t left;
+    bool is_ready = true;  // the socket may have data, or room for data
   };
+
+  void proceed(int64_t now);  // as far as possible without waiting
+  std::vector<Part*> parts_to_read();
+  std::vector<Part*> parts_to_write();
+  int64_t next_arrival_ns() const;  // of a slice inside the host; 0: none is under way
+
+ private:
   struct Slice {
     std::vector<Part> parts;
     int64_t bytes;
