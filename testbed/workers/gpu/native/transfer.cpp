@@ -17,7 +17,6 @@ namespace {
 
 constexpr int64_t LEAST_PART = 64 << 10;  // NCCL divides no smaller messages among sockets
 constexpr size_t BUFFER = 1 << 20;
-constexpr int64_t MOST_BEFORE_WAKING = 64 << 10;
 constexpr int64_t NS_PER_S = 1'000'000'000;
 
 const char* payload() {
@@ -238,12 +237,6 @@ int64_t Lane::next_arrival_ns() const { return on_the_way_.empty() ? 0 : on_the_
 
 namespace {
 
-// Let a socket wake this thread only for so many bytes: each packet would otherwise do so.
-void wake_for(int socket, int64_t bytes) {
-  const int least = static_cast<int>(std::min(bytes, MOST_BEFORE_WAKING));
-  setsockopt(socket, SOL_SOCKET, SO_RCVLOWAT, &least, sizeof least);
-}
-
 // Wait until a lane can proceed; return whether one can before the deadline.
 bool wait_for_any(std::vector<Lane>& lanes, int64_t now, int64_t deadline_ns) {
   std::vector<pollfd> sockets;
@@ -254,7 +247,6 @@ bool wait_for_any(std::vector<Lane>& lanes, int64_t now, int64_t deadline_ns) {
       continue;
     }
     for (Lane::Part* part : lane.parts_to_read()) {
-      wake_for(part->socket, part->left);
       sockets.push_back({part->socket, POLLIN, 0});
       parts.push_back(part);
     }
