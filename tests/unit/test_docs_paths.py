@@ -22,3 +22,8 @@ PATH = re.compile(
 def test_paths_exist(page: Path) -> None:
     text = re.sub(r"https?://\S+", "", page.read_text(encoding="utf-8"))
     assert [path for path in PATH.findall(text) if not (PROJECT / path).exists()] == []
+
+
+def test_the_readme_is_short() -> None:
+    lines = (PROJECT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 150
