@@ -115,7 +115,7 @@ def test_a_fault_at_every_write(
 
 def test_a_limit_of_file_sizes(tmp_path: Path, environment: dict[str, str]) -> None:
     """Each file that is too large by then is missing, but for the status."""
-    sizes = [1, 1000, 70_000, 200_000, 1_000_000]
+    sizes = [1, 1000, 70_000, 200_000, 500_000]
     cases = [("run", "RLIMIT_FSIZE", size) for size in sizes]
     outcomes = tried(cases, tmp_path / "faults", environment)
     for outcome in outcomes:
@@ -137,7 +137,7 @@ exec "$@"
 """
 
 
-@pytest.mark.parametrize("kib", [8, 72, 80, 88, 92, 96, 104, 112, 120, 200, 1200])
+@pytest.mark.parametrize("kib", [8, 72, 80, 88, 92, 96, 104, 112, 120, 200, 700])
 def test_a_full_disk(
     kib: int, tmp_path: Path, environment: dict[str, str], need: Need, words: list[str]
 ) -> None:
@@ -266,8 +266,8 @@ def test_ignored_hangup(tmp_path: Path, environment: dict[str, str], words: list
 def test_the_report_completes_a_run(
     tmp_path: Path, environment: dict[str, str], words: list[str]
 ) -> None:
-    """A page of 5 MB that is too large for the limit at first."""
-    limited = ["bash", "-c", 'ulimit -f 1000; exec "$@"', "limited", *words]
+    """A page of 0.9 MB that is too large for the limit at first."""
+    limited = ["bash", "-c", 'ulimit -f 500; exec "$@"', "limited", *words]
     done = subprocess.run(limited, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 3
     run = tmp_path / "run"

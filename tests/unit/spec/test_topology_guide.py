@@ -108,7 +108,7 @@ def test_claims_of_the_guide(folder: Path) -> None:
         "london-iowa": 10,
     }
 
-    over = load(5)
+    over = load(6)
     assert {name: site.hosts for name, site in over.sites.items()} == {
         "palo-alto": 2,
         "giga-texas": 2,
