@@ -45,6 +45,8 @@ dist.destroy_process_group()
 """
 SOCKETS = ["--env", "NCCL_SOCKET_NTHREADS=2", "--env", "NCCL_NSOCKS_PERTHREAD=8"]
 CELL_TOLERANCE = 0.07  # virtual machines that share their hosts, as for gloo
+UNSHAPED_TOLERANCE = 0.09  # what a machine "up to 10 Gbit/s" had was not published
+UNSHAPED = "10 Gbit/s"
 MEAN_TOLERANCE = 0.04
 LONGEST_S = 1800  # of wall time for a cell
 
@@ -81,7 +83,8 @@ def test_cell(
     assert json.loads((tmp_path / "run/status.json").read_text())["faithful"]
     measured[cell] = sum(times_ms) / len(times_ms)
     print(f"\n{cell}: {measured[cell]:.0f} ms, published {PUBLISHED_MS[cell]}")
-    assert measured[cell] == pytest.approx(PUBLISHED_MS[cell], rel=CELL_TOLERANCE)
+    tolerance = UNSHAPED_TOLERANCE if rate == UNSHAPED else CELL_TOLERANCE
+    assert measured[cell] == pytest.approx(PUBLISHED_MS[cell], rel=tolerance)
 
 
 def test_mean_error(measured: dict[tuple[int, str, str], float]) -> None:
