@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 from testbed.runfolder.files import FollowedFile
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.records import Follower, Operation
+from testbed.runfolder.stacks import AnsweredStacks
 
 SHOWN_EVERY_S = 1.0  # of wall time
 RATE_SPAN = 10  # number of showings over which steps per second are counted
@@ -71,6 +72,7 @@ class ScriptWatch:
     def __init__(self, run: RunDir, display: ScriptDisplay) -> None:
         self._display = display
         self._output = FollowedFile(run.rank_log(0), ends=ENDS_OF_LINE, most_bytes=CHUNK_BYTES)
+        self._stacks = AnsweredStacks()
         self._operations: Follower[Operation] = Follower(run.rank_ops(0), Operation)
         self._kinds: deque[tuple[object, ...]] = deque(maxlen=OPERATIONS_KEPT)
         self._count = 0
@@ -95,10 +97,11 @@ class ScriptWatch:
         self._show([*self._output.new_lines(), self._output.rest()])
 
     def _show(self, lines: Iterable[bytes]) -> None:
-        """Show the lines that are not empty."""
+        """Show the lines that the program has printed and that are not empty."""
         for line in lines:
-            if line:
-                self._display.output(visible(line.decode(errors="replace")))
+            text = line.decode(errors="replace")
+            if text and not self._stacks.has(text):
+                self._display.output(visible(text))
 
     def _progress(self, now: float, clock_s: float | None) -> ScriptProgress:
         from testbed.analysis.loop import KIND, find_loop  # noqa: PLC0415 (slow to import)

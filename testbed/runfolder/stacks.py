@@ -22,6 +22,8 @@ FOREIGN = ("<frozen", "/torch/", "/testbed/", "/workloads/script/", "/python3.",
 # A backward pass may wait for the operations of DistributedDataParallel.
 OPERATION_FILES = ("/torch/distributed/", "/testbed/workers/dispatcher.py", "/torch/autograd/")
 DECORATORS = "/c10d_logger.py"  # calls in it are named `wrapper`
+ENDS_OF_PROGRAMS = ("Fatal Python error", "Timeout (")  # stacks below these are a program's own
+NO_FRAME = "  <no Python frame>"
 NOT_RANKS = ("_end_as",)  # of a process that waits for a rank in a container
 
 
@@ -90,6 +92,28 @@ class RankStacks:
         if self.operation is not None:
             text += f", in torch.distributed ({self.operation})"
         return text
+
+
+class AnsweredStacks:
+    """Lines of a rank's log that answer a request for stacks, among the lines of the program."""
+
+    def __init__(self) -> None:
+        self._are_threads_of_program = False
+        self._is_in_thread = False
+
+    def has(self, line: str) -> bool:
+        """Whether the next line belongs to stacks that the testbed has asked for."""
+        if THREAD.match(line):
+            self._is_in_thread = not self._are_threads_of_program
+            return self._is_in_thread
+
+        is_frame = FRAME.match(line) is not None or line == NO_FRAME
+        if is_frame:
+            return self._is_in_thread
+
+        self._is_in_thread = False
+        self._are_threads_of_program = line.startswith(ENDS_OF_PROGRAMS)
+        return False
 
 
 def parse_stacks(text: str) -> list[RankStacks]:

@@ -111,3 +111,34 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert capsys.readouterr().err == (
         "rank 0: loss 0.5\n12:00:00 running: 7 operations, 1.250 s on the run's clock\n"
     )
+
+
+STACKS = """\
+Thread 0x00007f5b2ffff6c0 (most recent call first):
+  <no Python frame>
+
+Current thread 0x00007f5b4c0a1740 (most recent call first):
+  File "/my/train.py", line 7 in step
+  File "<frozen runpy>", line 88 in _run_code
+"""
+
+
+def _shown(run: RunDir, text: str) -> list[str]:
+    display = Display()
+    run.rank_log(0).write_text(text)
+    ScriptWatch(run, display).end()
+    return display.lines
+
+
+def test_stacks_that_the_testbed_asks_for_are_not_output(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "run")
+    assert _shown(run, f"step 1\n{STACKS}step 2\n") == ["step 1", "step 2"]
+    traceback = 'Traceback (most recent call last):\n  File "/my/train.py", line 7, in step'
+    assert _shown(run, f"{STACKS}{traceback}\n") == traceback.splitlines()
+
+
+@pytest.mark.parametrize("cause", ["Fatal Python error: Segmentation fault", "Timeout (0:00:10)!"])
+def test_stacks_of_a_program_are_output(tmp_path: Path, cause: str) -> None:
+    run = RunDir.create(tmp_path / "run")
+    shown = [line for line in f"{cause}\n{STACKS}".splitlines() if line]
+    assert _shown(run, f"{cause}\n\n{STACKS}") == shown
