@@ -138,10 +138,14 @@ def _run() -> int:
     except OSError as error:
         if error.errno is None:
             raise
-        remedy = "check the file and its disk, then run the same command again"
-        if is_disk_full(error):
-            remedy = "free some space, then run the same command again"
-        raise write_failure(error, "a file could not be written or read", remedy) from error
+        raise _file_failure(error) from error
+    except SystemExit as stop:
+        # typer ends the program, without a word, where a pipe or socket is broken. The terminal's
+        # are no matter: `use_terminal` takes care of them.
+        broken = stop.__context__
+        if not isinstance(broken, BrokenPipeError):
+            raise
+        raise _file_failure(broken) from broken
     except Exception as error:
         # A usage error; its class belongs to click or typer, depending on typer's version.
         if not hasattr(error, "format_message"):
@@ -150,6 +154,14 @@ def _run() -> int:
     if status == INTERRUPTED:  # typer's exit status for Ctrl-C
         raise KeyboardInterrupt
     return status or 0
+
+
+def _file_failure(error: OSError) -> StorageError:
+    """Return the error of a command whose read or write failed."""
+    remedy = "check the file and its disk, then run the same command again"
+    if is_disk_full(error):
+        remedy = "free some space, then run the same command again"
+    return write_failure(error, "a file could not be written or read", remedy)
 
 
 def _check_words(words: list[str]) -> None:

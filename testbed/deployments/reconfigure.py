@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from testbed.core.errors import InputError
+from testbed.core.held_signals import HeldSignals
 from testbed.deployments.client import answer
 from testbed.deployments.folder import Deployment
 from testbed.deployments.requests import Request
@@ -56,10 +58,26 @@ def change(deployment: Deployment, overrides: Sequence[Override]) -> None:
         changed_plan = plan.model_copy(update={"network": network})
         # Both files exist before the network changes: a full disk prevents the change, not its
         # record. The topology, from which the next change starts, is replaced first.
-        with replacing(deployment.plan) as new_plan, replacing(deployment.spec) as new_spec:
+        with ExitStack() as files:
+            new_plan = files.enter_context(replacing(deployment.plan))
+            new_spec = files.enter_context(replacing(deployment.spec))
             new_spec.write_text(spec, encoding="utf-8")
             new_plan.write_text(changed_plan.model_dump_json(indent=1) + "\n", encoding="utf-8")
             answer(deployment, request)
+            with HeldSignals():
+                _replace_both(files, deployment)
+
+
+def _replace_both(files: ExitStack, deployment: Deployment) -> None:
+    """Replace topology and plan by leaving `files`; neither of them if one cannot be replaced."""
+    spec_before = deployment.spec.read_text(encoding="utf-8")
+    try:
+        files.close()
+    except OSError:
+        with replacing(deployment.spec) as restored:
+            restored.write_text(spec_before, encoding="utf-8")
+
+        raise
 
 
 def changed(
