@@ -50,7 +50,9 @@ def _be_session(
     connection: socket.socket, environment: Mapping[str, str], folder: Path
 ) -> NoReturn:
     """Run the command of one connection, and end this process."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number in (signal.SIGCHLD, signal.SIGHUP):  # below nohup, programs ignore SIGHUP
+        signal.signal(number, signal.SIG_DFL)
+
     with suppress(OSError):  # the client is gone
         _run_session(connection, environment, folder)
 
