@@ -57,7 +57,7 @@ from testbed.execution.limits import RunLimits
 from testbed.execution.progress import RunProgress as RunProgress, SilentProgress, as_progress
 from testbed.execution.requirements import require_packages
 from testbed.execution.supervise import Progress
-from testbed.guest.kernel import ensure_kernel
+from testbed.guest.kernel import Kernel, ensure_kernel
 from testbed.measure.capture import check_filter
 from testbed.plan.model import Clock, Plan
 from testbed.plan.resolve import resolve
@@ -961,11 +961,7 @@ def sweep(
     _check_jobs(jobs)
     run_overrides = _overrides_of_points(overrides, options)
     path = Path(out) if out is not None else sweep_run.default_folder(plan)
-    if topology_text is not None:
-        plan = plan.with_topology(GivenTopology(topology_text, SweepDir(path).topology))
-
-    require_packages()
-    kernel = ensure_kernel()
+    plan, kernel = _ready(plan, topology_text, path)
     sweep_options = SweepOptions(
         jobs, Limits(timeout_s), Policy(retries, fail_fast), ray, retry_damaged
     )
@@ -997,6 +993,21 @@ def _overrides_of_points(
     for name, value in options.items():
         settings.append(Override(f"run.{name}", (name,), value, Place(name)))
     return settings
+
+
+def _ready(
+    experiment: Experiment, topology_text: str | None, path: Path
+) -> tuple[Experiment, Kernel]:
+    """Return an experiment whose topology, if it is given as a text, is kept in the folder `path`.
+
+    Return the guest kernel as well, once this machine has what runs require.
+    """
+    if topology_text is not None:
+        given = GivenTopology(topology_text, SweepDir(path).topology)
+        experiment = experiment.with_topology(given)
+
+    require_packages()
+    return experiment, ensure_kernel()
 
 
 class Found:
@@ -1162,11 +1173,7 @@ def find(
     _check_jobs(jobs)
     run_overrides = _overrides_of_points(overrides, options)
     path = Path(out) if out is not None else find_run.default_folder(plan)
-    if topology_text is not None:
-        plan = plan.with_topology(GivenTopology(topology_text, SweepDir(path).topology))
-
-    require_packages()
-    kernel = ensure_kernel()
+    plan, kernel = _ready(plan, topology_text, path)
     sweep_options = SweepOptions(
         jobs, Limits(timeout_s), Policy(retries, fail_fast), ray, retry_damaged
     )

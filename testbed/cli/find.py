@@ -16,7 +16,6 @@ from testbed.cli.options import (
     Format,
     FormatOption,
     Given,
-    run_overrides,
     set_option,
     takes_run_options,
 )
@@ -30,10 +29,11 @@ from testbed.cli.sweep import (
     RetriesOption,
     RetryDamagedOption,
     TimeoutOption,
+    changes_of_points,
     parse_jobs,
 )
 from testbed.cli.sweep_display import display
-from testbed.cli.sweep_results import print_warning, table_of
+from testbed.cli.sweep_results import all_columns, cells_of, print_warning, table_of
 from testbed.core.csv_text import csv_text
 from testbed.core.errors import InputError, Place
 from testbed.execution.requirements import require_packages
@@ -152,12 +152,7 @@ def find(
     overrides = parse_overrides(sets, SWEEP_TARGETS)
     words = _Words(asked, topology, workload, such_that, between, precision, for_each)
     experiment = _experiment(words, overrides["experiment"])
-    changes = [
-        *overrides["topology"],
-        *overrides["workload"],
-        *overrides["run"],
-        *run_overrides(given),
-    ]
+    changes = changes_of_points(overrides, given)
     job_count = parse_jobs(jobs)
     if dry_run:
         finder = new_finder(experiment, find_planner(experiment, find_kernel(), changes, ray))
@@ -287,11 +282,8 @@ def _print_searches(experiment: Experiment, answers: list[Answer], output: Forma
     rows = [answer_row(answer) for answer in answers]
     goal = f"{answers[0].goal} {answers[0].name}"
     columns = [name for name in answer_columns(answers) if name not in (goal, *MEASURED)]
-    cells: list[list[str]] = []
-    for row in rows:
-        cells.append([row.get(column, "") for column in columns])
     if columns:
-        console.print(table_of(columns, cells))
+        console.print(table_of(columns, cells_of(columns, rows)))
     most = len(answers) * most_questions(len(values), experiment.find.probes)
     console.print(
         Text(
@@ -315,11 +307,8 @@ def _print_answers(
         return
     columns = answer_columns(answers)
     rows = [answer_row(answer) for answer in answers]
-    cells: list[list[str]] = []
-    for row in rows:
-        cells.append([row.get(column, "-") for column in columns])
     console = wide_console()
-    console.print(table_of(columns, cells))
+    console.print(table_of(columns, cells_of(columns, rows, missing="-")))
     for answer in answers:
         console.print(Text(answer.sentence()), soft_wrap=True)
     files = Text(f"results: {folder.path}\nreport:  {folder.page}")
@@ -333,10 +322,5 @@ def _print_documents(experiment: Experiment, answers: list[Answer], output: Form
         typer.echo(result.model_dump_json(indent=2))
         return
     rows = [answer_record(answer) for answer in answers]
-    columns: dict[str, None] = {}
-    for row in rows:
-        columns.update(dict.fromkeys(row))
-    cells: list[list[Any]] = []
-    for row in rows:
-        cells.append([row.get(column) for column in columns])
-    typer.echo(csv_text(list(columns), cells))
+    columns = all_columns(rows)
+    typer.echo(csv_text(columns, cells_of(columns, rows, missing=None)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,7 +32,7 @@ from testbed.execution.requirements import require_packages
 from testbed.guest.kernel import ensure_kernel, find_kernel
 from testbed.spec.experiment import Experiment, value_text
 from testbed.spec.options import experiment_options
-from testbed.spec.overrides import parse_overrides
+from testbed.spec.overrides import Override, parse_overrides
 from testbed.sweep.folder import SweepDir
 from testbed.sweep.local_executor import capacity, side_by_side
 from testbed.sweep.outcome import Outcome
@@ -166,12 +167,7 @@ def run(
     if not dry_run:
         require_packages()
     kernel = find_kernel() if dry_run else ensure_kernel(PlainDisplay().building)
-    changes = [
-        *overrides["topology"],
-        *overrides["workload"],
-        *overrides["run"],
-        *run_overrides(given),
-    ]
+    changes = changes_of_points(overrides, given)
 
     path = out or default_folder(plan)
     if dry_run:
@@ -200,6 +196,16 @@ def run(
     if fail_unfaithful:
         for outcome in outcomes:
             outcome.check_faithful()
+
+
+def changes_of_points(overrides: Mapping[str, list[Override]], given: Given) -> list[Override]:
+    """Return the changes of all points: by --set, without the experiment's own, and by options."""
+    return [
+        *overrides["topology"],
+        *overrides["workload"],
+        *overrides["run"],
+        *run_overrides(given),
+    ]
 
 
 def parse_jobs(text: str) -> int | None:
@@ -234,7 +240,7 @@ def _print_points(
         elif point.identity in damages:
             state = f"damaged: {damages[point.identity]}"
         rows.append(_point_row(point, state))
-    columns = _all_columns(rows)
+    columns = sweep_results.all_columns(rows)
     cells: list[list[str]] = []
     for row in rows:
         cells.append([str(row.get(column, "")) for column in columns])
@@ -252,14 +258,6 @@ def _print_points(
     console = wide_console()
     console.print(sweep_results.table_of(columns, cells))
     console.print(estimate.sentence(), highlight=False)
-
-
-def _all_columns(rows: list[dict[str, Any]]) -> list[str]:
-    """Return the keys of all rows, in order of first appearance."""
-    columns: dict[str, None] = {}
-    for row in rows:
-        columns.update(dict.fromkeys(row))
-    return list(columns)
 
 
 def _point_row(point: PlannedPoint, state: str) -> dict[str, Any]:

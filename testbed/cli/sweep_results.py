@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -258,6 +258,24 @@ def _print(columns: Sequence[str], rows: Sequence[Sequence[Any]], output: Format
     for row in rows:
         cells.append([cell("", value) for value in row])
     wide_console().print(table_of(columns, cells))
+
+
+def all_columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the keys of all rows, in order of first appearance."""
+    columns: dict[str, None] = {}
+    for row in rows:
+        columns.update(dict.fromkeys(row))
+    return list(columns)
+
+
+def cells_of(
+    columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, missing: Any = ""
+) -> list[list[Any]]:
+    """Return the values of rows by column; `missing` for a column that a row lacks."""
+    cells: list[list[Any]] = []
+    for row in rows:
+        cells.append([row.get(column, missing) for column in columns])
+    return cells
 
 
 def table_of(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> RichTable:

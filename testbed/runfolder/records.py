@@ -97,17 +97,7 @@ class RunEnded(Record):
     time_ns: int
 
 
-Event = Annotated[
-    StageBegan
-    | StageEnded
-    | FirstOperation
-    | OperationsTotal
-    | SeparateWorld
-    | RecordsRefused
-    | RunEnded,
-    Field(discriminator="state"),
-]
-EVENT: TypeAdapter[
+_AnyEvent = (
     StageBegan
     | StageEnded
     | FirstOperation
@@ -115,7 +105,9 @@ EVENT: TypeAdapter[
     | SeparateWorld
     | RecordsRefused
     | RunEnded
-] = TypeAdapter(Event)
+)
+Event = Annotated[_AnyEvent, Field(discriminator="state")]
+EVENT: TypeAdapter[_AnyEvent] = TypeAdapter(Event)
 
 
 class TcpUse(Record):

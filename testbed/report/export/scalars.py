@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from testbed.runfolder.records import GLOO
 from testbed.runfolder.status import Status
 from testbed.runfolder.summary import CollectiveRow, Summary
 
@@ -40,7 +41,7 @@ def run_scalars(status: Status | None, summary: Summary) -> dict[str, float]:
 def name_of_collective(row: CollectiveRow) -> str:
     """Return the name of an operation: what its rows in a table differ by."""
     parts = [row.op, f"{row.bytes} B"]
-    if row.algorithm != "gloo":
+    if row.algorithm != GLOO:
         parts.append(row.algorithm)
     if row.group_name:
         parts.append(row.group_name)
