@@ -1,6 +1,5 @@
 """Whatever happens to a run, its status.json tells the outcome, and `testbed report` goes on."""
 
-import json
 import os
 import shlex
 import signal
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 
 from testbed.runfolder.status import Status, read_status
-from tests.support.commands import LONGEST_S, begun
+from tests.support.commands import LONGEST_S, begun, outcomes_of
 from tests.support.faults import TOPOLOGY, Outcome
 from tests.support.shared import Need
 
@@ -51,16 +50,8 @@ def tried(
     cases: list[tuple[str, str, int]], folder: Path, environment: dict[str, str]
 ) -> list[Outcome]:
     """Carry out cases of `tests.support.faults`."""
-    folder.mkdir(exist_ok=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.faults", str(folder), json.dumps(cases)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return [Outcome(**json.loads(line)) for line in done.stdout.splitlines()]
+    outcomes = outcomes_of("tests.support.faults", cases, folder, environment)
+    return [Outcome(**outcome) for outcome in outcomes]
 
 
 def check(outcome: Outcome, fault: str) -> None:

@@ -4,16 +4,12 @@ whole or can be destroyed, after which nothing is left.
 The guest is an ordinary process here (`tests.support.recorded_keeper`); everything else is real.
 """
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.commands import environment_without_guest, outcomes_of
 from tests.support.deployment_faults import COMMANDS, Outcome
-from tests.support.shared import PROJECT
 
 FAULTS = ["SIGKILL", "SIGINT", "EIO", "ENOSPC", "EPIPE"]
 ERRORS = ("EIO", "ENOSPC", "EPIPE")
@@ -24,32 +20,15 @@ WRITES = {"deploy": 6, "keeper": 6, "set": 4, "exec": 2, "destroy": 1}  # at lea
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    kernel = tmp_path / "linux"
-    kernel.write_text("#!/bin/sh\necho 6.12 time-travel-slice\n")  # boots no guest
-    kernel.chmod(0o755)
-    return {
-        **os.environ,
-        "PYTHONPATH": str(PROJECT),
-        "TESTBED_CACHE": str(tmp_path / "cache"),
-        "TESTBED_KERNEL": str(kernel),
-        "COLUMNS": "200",
-    }
+    return environment_without_guest(tmp_path, "6.12 time-travel-slice")
 
 
 def tried(
     cases: list[tuple[str, str, int]], folder: Path, environment: dict[str, str]
 ) -> list[Outcome]:
     """Carry out cases of `tests.support.deployment_faults`."""
-    folder.mkdir()
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.deployment_faults", str(folder), json.dumps(cases)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return [Outcome(**json.loads(line)) for line in done.stdout.splitlines()]
+    outcomes = outcomes_of("tests.support.deployment_faults", cases, folder, environment)
+    return [Outcome(**outcome) for outcome in outcomes]
 
 
 def check(case: tuple[str, str, int], outcome: Outcome) -> None:

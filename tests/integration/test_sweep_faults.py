@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from testbed.runfolder.status import read_status
-from tests.support.commands import begun
+from tests.support.commands import begun, environment_without_guest
 from tests.support.faults import TOPOLOGY
-from tests.support.shared import PROJECT, Need
+from tests.support.shared import Need
 
 POINTS = 2
 LONGEST_S = 120.0
@@ -36,16 +36,7 @@ exec "$@"
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    kernel = tmp_path / "linux"
-    kernel.write_text("#!/bin/sh\necho 6.12\n")  # recorded points boot no guest
-    kernel.chmod(0o755)
-    return {
-        **os.environ,
-        "PYTHONPATH": str(PROJECT),
-        "TESTBED_CACHE": str(tmp_path / "cache"),
-        "TESTBED_KERNEL": str(kernel),
-        "COLUMNS": "200",
-    }
+    return environment_without_guest(tmp_path, "6.12")
 
 
 def words_of(folder: Path, out: Path) -> list[str]:

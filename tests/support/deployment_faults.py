@@ -1,7 +1,8 @@
 """Commands of deployments in which a write fails, each in a process of its own; without a guest.
 
 usage: python -m tests.support.deployment_faults FOLDER CASES    CASES: JSON, a list of lists of
-arguments of `Case`; prints a line of JSON for each case: `Outcome`
+arguments of `Case`, whose command is a key of `COMMANDS` (keeper: the fault is at a write of the
+keeper); prints a line of JSON for each case: `Outcome`
 """
 
 import json
@@ -15,7 +16,7 @@ from testbed.deployments import service
 from testbed.deployments.folder import Deployment
 from tests.support import recorded_keeper
 from tests.support.commands import be_command
-from tests.support.faults import NO_FAULT, TOPOLOGY, Writes, strike_with
+from tests.support.faults import NO_FAULT, TOPOLOGY, Case, Writes, strike_with
 
 NAME = "pair"
 LOSS = "wan.0.loss=1%"
@@ -26,21 +27,6 @@ COMMANDS = {
     "exec": ["topo", "exec", "west-h0", "true"],
     "destroy": ["topo", "destroy", NAME],
 }
-
-
-@dataclass(frozen=True)
-class Case:
-    """A command and its fault.
-
-    Attributes:
-        command: a key of `COMMANDS`; keeper: the fault is at a write of the keeper.
-        fault: a signal (SIGKILL) or an error (EIO) at a write.
-        number: at which write, from 0.
-    """
-
-    command: str
-    fault: str
-    number: int
 
 
 @dataclass(frozen=True)

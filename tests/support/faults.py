@@ -40,7 +40,7 @@ class Case:
     """A command and its fault.
 
     Attributes:
-        command: run or report.
+        command: run or report, or a command of `tests.support.deployment_faults`.
         fault: a signal (SIGKILL) or an error (EIO) at a write of the host's side; or RLIMIT_FSIZE.
         number: at which write, from 0; or the limit in bytes.
     """
