@@ -1,55 +1,13 @@
 """Modelled GPUs in a new interpreter: what torch.cuda shows, times of streams, memory, values."""
 
-import json
-import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from testbed.workers.gpu.build import gpu_libraries, why_no_gpus
-from testbed.workers.gpu.device_library import LIBRARIES, gpu_environment
 from testbed.workers.gpu.figures import LEAST_KERNEL_NS, figures_of
-from tests.support.shared import Need
 
 H100 = figures_of("H100", 2)
 GIB = 2**30
-BEGIN = """
-import json, sys
-from testbed.workers.gpu.install import install
-install()
-import torch
-from torch import nn
-"""
-
-
-@pytest.fixture(scope="module")
-def libraries() -> Path:
-    """Return the compiled libraries; the first time takes a minute or two."""
-    return gpu_libraries()
-
-
-@pytest.fixture
-def on_gpus(need: Need, libraries: Path) -> Any:
-    """Return a function that runs code with two H100, and returns what it prints as JSON."""
-    need(not why_no_gpus(), "a C++ compiler and Python's headers")
-    environment = {**os.environ, LIBRARIES: str(libraries), **gpu_environment("H100", 2)}
-
-    def run(code: str) -> Any:
-        result = subprocess.run(
-            [sys.executable, "-c", BEGIN + textwrap.dedent(code)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert result.returncode == 0, result.stderr
-        return json.loads(result.stdout), result.stderr
-
-    return run
 
 
 def test_devices_and_memory(on_gpus: Any) -> None:

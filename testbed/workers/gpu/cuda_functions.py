@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NoReturn, Self
 
+from testbed.workers.gpu.cuda_memory import memory_functions
 from testbed.workers.gpu.cuda_streams import CudaEventBase, CudaStreamBase
 from testbed.workers.gpu.device_library import device_library, gpu_figures, memory_figures
 
@@ -81,6 +82,7 @@ def _functions() -> Mapping[str, Any]:
     return {
         "_has_cuda": True,
         "_cudart": _CudaRuntime(),
+        "_nvtx": _Ranges,
         "_CudaDeviceProperties": CudaDeviceProperties,
         "_CudaStreamBase": CudaStreamBase,
         "_CudaEventBase": CudaEventBase,
@@ -103,18 +105,12 @@ def _functions() -> Mapping[str, Any]:
         "_CUDAGraph": NoGraph,
         "_graph_pool_handle": _no_graph,
         "_cuda_getCurrentBlasHandle": _zero,
+        "_cuda_getCurrentSolverHandle": _zero,
         "_cuda_ipc_collect": _nothing,
         "_cuda_sleep": _nothing,
         "_cuda_set_sync_debug_mode": _nothing,
         "_cuda_get_sync_debug_mode": _zero,
-        "_cuda_emptyCache": _empty_cache,
-        "_cuda_memoryStats": _memory_stats,
-        "_cuda_resetPeakMemoryStats": _reset_peak,
-        "_cuda_resetAccumulatedMemoryStats": _nothing,
-        "_cuda_setMemoryFraction": _set_memory_fraction,
-        "_cuda_getAllocatorBackend": lambda: "native",
-        "_cuda_record_memory_history": _nothing,
-        "_cuda_memorySnapshot": lambda *_: {"segments": [], "device_traces": []},
+        **memory_functions(),
         "_cuda_clearCublasWorkspaces": _nothing,
         "_nccl_version": lambda: NCCL_VERSION,
         "_nccl_version_suffix": lambda: b"",
@@ -162,10 +158,6 @@ def _current_device() -> int:
 def _current_stream_number(device: int) -> int:
     number: int = device_library().testbed_stream(device)
     return number
-
-
-def _reset_peak(device: int) -> None:
-    device_library().testbed_reset_peak(device)
 
 
 def _set_device(device: int) -> None:
@@ -216,47 +208,11 @@ def _set_stream(stream_id: int, device_index: int, device_type: int) -> None:
     device_library().testbed_set_stream(device_index, stream_id)
 
 
-def _empty_cache() -> None:
-    library = device_library()
-    library.testbed_release_unused(library.testbed_device())
+class _Ranges:
+    """As `torch._C._nvtx`: ranges that a profiler of NVIDIA would show."""
 
-
-def _set_memory_fraction(fraction: float, device: int) -> None:
-    device_library().testbed_limit_memory(device, fraction)
-
-
-def _statistic(current: int, peak: int) -> dict[str, dict[str, int]]:
-    values = {"current": current, "peak": peak, "allocated": peak, "freed": peak - current}
-    nothing = dict.fromkeys(values, 0)
-    return {"all": values, "small_pool": nothing, "large_pool": values}
-
-
-def _memory_stats(device: int) -> dict[str, Any]:
-    """Return statistics with the names of torch's caching allocator."""
-    use = memory_figures(device)
-    allocated = _statistic(use["allocated"], use["peak_allocated"])
-    reserved = _statistic(use["reserved"], use["peak_reserved"])
-    blocks = _statistic(use["blocks"], use["blocks"])
-    nothing = _statistic(0, 0)
-    return {
-        "allocation": blocks,
-        "segment": nothing,
-        "active": blocks,
-        "inactive_split": nothing,
-        "allocated_bytes": allocated,
-        "reserved_bytes": reserved,
-        "active_bytes": allocated,
-        "inactive_split_bytes": nothing,
-        "requested_bytes": _statistic(use["requested"], use["peak_allocated"]),
-        "oversize_allocations": nothing["all"],
-        "oversize_segments": nothing["all"],
-        "num_alloc_retries": 0,
-        "num_ooms": use["out_of_memory_errors"],
-        "num_sync_all_streams": 0,
-        "num_device_alloc": use["allocations"],
-        "num_device_free": 0,
-        "max_split_size": -1,
-    }
+    rangePushA = rangePop = rangeStartA = deviceRangeStart = staticmethod(_zero)
+    rangeEnd = deviceRangeEnd = markA = staticmethod(_nothing)
 
 
 class _CudaError:

@@ -19,6 +19,7 @@ def apply(torch: ModuleType) -> None:
     torch.version.cuda = CUDA_VERSION
     torch.compile = _without_compiling()  # type: ignore[attr-defined]
     torch.UntypedStorage.resize_ = _resizing(torch.UntypedStorage.resize_)
+    torch.UntypedStorage.__new__ = _making_storages(torch)
     torch._tensor_str._tensor_str = _printing(torch._tensor_str._tensor_str)
     watch_values(_report_decision)
 
@@ -62,6 +63,22 @@ def _resizing(resize: Callable[..., Any]) -> Callable[..., Any]:
         return storage
 
     return resized
+
+
+def _making_storages(torch: ModuleType) -> Any:
+    """Return `UntypedStorage.__new__` that also makes storages on modelled GPUs."""
+    make = torch.UntypedStorage.__new__
+
+    def made(storage_class: Any, *arguments: Any, device: Any = None, **options: Any) -> Any:
+        if device is None or torch.device(device).type != "cuda":
+            if device is not None:
+                options["device"] = device
+            return make(storage_class, *arguments, **options)
+
+        size = arguments[0] if arguments else 0
+        return torch.empty(size, dtype=torch.uint8, device=device).untyped_storage()
+
+    return staticmethod(made)
 
 
 def _printing(to_text: Callable[..., str]) -> Callable[..., str]:

@@ -18,6 +18,7 @@ OPERATORS = ("__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__"
 DIVISIONS = ("__truediv__", "__pow__", "__abs__")
 COMPARISONS = ("__lt__", "__le__", "__gt__", "__ge__", "__eq__", "__ne__", "__bool__")
 PACKAGES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep  # noqa: PTH120
 
 Report = Callable[[str, int], None]
 
@@ -42,9 +43,10 @@ class _Reporter:
         self._has_reported = False
 
     def decided(self, frame: FrameType) -> None:
-        """Report the line of `frame`, unless it belongs to a package."""
+        """Report the line of `frame`, unless it belongs to a package or to Python."""
         file = frame.f_code.co_filename
-        is_package = file.startswith("<frozen") or any(part in file for part in PACKAGES)
+        is_package = file.startswith(("<frozen", STANDARD_LIBRARY))
+        is_package |= any(part in file for part in PACKAGES)
         if is_package or self._has_reported:
             return
 

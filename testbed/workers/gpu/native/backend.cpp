@@ -106,6 +106,13 @@ NcclBackend::NcclBackend(c10::intrusive_ptr<c10d::Store> store, int rank, int si
                          c10::intrusive_ptr<NcclOptions> options)
     : Backend(rank, size), store_(std::move(store)), options_(std::move(options)) {}
 
+void NcclBackend::setTimeout(std::chrono::milliseconds timeout) {
+  options_->timeout = timeout;
+  for (const auto& [name, one] : communicators_) {
+    one->set_timeout(std::chrono::nanoseconds(timeout).count());
+  }
+}
+
 void NcclBackend::shutdown() {
   for (const auto& [name, one] : communicators_) {
     const std::lock_guard lock(communicators_mutex);

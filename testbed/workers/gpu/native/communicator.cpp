@@ -48,7 +48,8 @@ Communicator::Communicator(c10::intrusive_ptr<c10d::Store> store, std::string na
       ranks_(ranks),
       device_(device),
       stream_(streams++),
-      network_(std::move(network)) {
+      network_(std::move(network)),
+      timeout_ns_(network_.timeout_ns) {
   worker_ = std::thread([this] { work(); });
 }
 
@@ -253,7 +254,7 @@ void Communicator::carry_out(const std::shared_ptr<Operation>& operation) {
   if (operation->lanes) {
     try {
       auto lanes = operation->lanes();
-      transfer(lanes, now_ns() + network_.timeout_ns);
+      transfer(lanes, now_ns() + timeout_ns_);
     } catch (const std::exception& error) {
       const double seconds = static_cast<double>(now_ns() - begin_ns) / NS_PER_S;
       fprintf(stderr, "[rank %d of %s] NCCL error in %s after %.3f s: %s\n", rank_, name_.c_str(),

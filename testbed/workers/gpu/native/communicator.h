@@ -2,6 +2,7 @@
 // operations of the group run one after another.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -48,6 +49,7 @@ class Communicator {
   ~Communicator();
 
   int64_t stream() const { return stream_; }
+  void set_timeout(int64_t ns) { timeout_ns_ = ns; }
 
   // Put an operation on the stream; all other ranks do the same.
   std::shared_ptr<Operation> run_ring(Algorithm algorithm, int64_t bytes, int root, std::string name,
@@ -76,6 +78,7 @@ class Communicator {
   int device_;
   int64_t stream_;
   Network network_;
+  std::atomic<int64_t> timeout_ns_;
   std::unique_ptr<Listener> listener_;
   std::map<Key, Connection> outgoing_;
   std::map<Key, Connection> incoming_;

@@ -7,7 +7,12 @@
 #include <ATen/ops/as_strided_native.h>
 #include <ATen/ops/view_native.h>
 #include <c10/core/DeviceGuard.h>
+#include <c10/core/CPUAllocator.h>
+#include <sys/mman.h>
 #include <torch/library.h>
+#include <unistd.h>
+
+#include <cstring>
 
 #include "cost.h"
 #include "device.h"
@@ -64,6 +69,28 @@ void keep_or_forget(const at::Tensor& target, const at::Tensor& values) {
   }
 }
 
+// Fill a tensor in main memory with zeros. The kernel takes the pages of a large one back, and reads
+// of them give zeros: the zeros of a model need no memory.
+void fill_with_zeros(at::Tensor& target) {
+  constexpr size_t LEAST_BYTES = 1 << 20;
+  const auto bytes = static_cast<size_t>(bytes_of(target));
+  const bool is_ours = target.storage().data_ptr().get_deleter() == c10::GetCPUAllocator()->raw_deleter();
+  if (!is_ours || bytes < LEAST_BYTES || !target.is_contiguous()) {
+    target.zero_();
+    return;
+  }
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  auto* data = static_cast<char*>(target.data_ptr());
+  const auto address = reinterpret_cast<uintptr_t>(data);
+  const size_t before = (page - address % page) % page;
+  const size_t pages = (bytes - before) / page * page;
+  memset(data, 0, before);
+  memset(data + before + pages, 0, bytes - before - pages);
+  if (madvise(data + before, pages, MADV_DONTNEED) != 0) {
+    memset(data + before, 0, pages);
+  }
+}
+
 at::Tensor& copy(at::Tensor& target, const at::Tensor& source, bool non_blocking) {
   const c10::DeviceGuard guard(target.is_cuda() ? target.device() : source.device());
   if (target.is_cuda() && source.is_cuda()) {
@@ -86,7 +113,7 @@ at::Tensor& copy(at::Tensor& target, const at::Tensor& source, bool non_blocking
   if (values.defined()) {
     target.copy_(values);
   } else {
-    target.zero_();
+    fill_with_zeros(target);
   }
   return target;
 }
