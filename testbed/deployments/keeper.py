@@ -22,7 +22,7 @@ import signal
 import sys
 from pathlib import Path
 
-from testbed.core.errors import TestbedError
+from testbed.core.errors import RunError, StorageError, TestbedError
 from testbed.deployments.folder import Deployment, Pids
 from testbed.deployments.requests import KILL
 from testbed.execution.guest_code import code_for_guests
@@ -118,8 +118,12 @@ def _abandon_requests(deployment: Deployment) -> None:
             exchange.remove()
 
 
-def main(folder: str) -> None:
-    """Run the deployment in `folder`, and record the reason of an unexpected end."""
+def main(folder: str) -> int:
+    """Run the deployment in `folder`, and record the reason of an unexpected end.
+
+    Returns:
+        The exit status for the command that waits for the network.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: sys.exit(0))
     deployment = Deployment(Path(folder))
@@ -128,10 +132,13 @@ def main(folder: str) -> None:
         keep(deployment)
         last_lines = tail(deployment.console)
         reason = f"the guest has ended; the last lines of its console:\n{last_lines}"
+        exit_status = RunError.exit_status
     except TestbedError as error:
         reason = str(error)
+        exit_status = error.exit_status
     except OSError as error:
         reason = f"a file of the deployment could not be written or read: {error}"
+        exit_status = StorageError.exit_status
 
     if deployment.path.exists():
         try:
@@ -139,6 +146,8 @@ def main(folder: str) -> None:
         except OSError:
             print(reason)  # into the log, which is read instead
 
+    return exit_status
+
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(main(*sys.argv[1:]))

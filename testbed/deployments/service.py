@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from testbed.core.errors import InputError, Place, RunError
+from testbed.core.errors import InputError, MachineError, Place, RunError
 from testbed.core.full_disk import write_failure
 from testbed.core.held_signals import HeldSignals
 from testbed.core.leftovers import forget
@@ -180,6 +180,7 @@ def _start(deployment: Deployment, plan: DeploymentPlan, spec: str, alive: Binar
         alive: the locked file that the keeper inherits.
 
     Raises:
+        MachineError: the keeper could not write a file, or a requirement is missing.
         RunError: the network could not be built.
     """
     with _first_lease(deployment):
@@ -191,8 +192,11 @@ def _start(deployment: Deployment, plan: DeploymentPlan, spec: str, alive: Binar
             state = deployment.state
 
     if state != "running":
-        reason = deployment.why_ended()
-        raise RunError(f"{deployment.name} could not be deployed: {reason}")
+        message = f"{deployment.name} could not be deployed: {deployment.why_ended()}"
+        exit_status = _keepers[deployment.path].wait(LONGEST_END_S)
+        if exit_status == MachineError.exit_status:
+            raise MachineError(message)
+        raise RunError(message)
 
 
 def _reserve(name: str) -> tuple[Deployment, BinaryIO]:

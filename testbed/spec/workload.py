@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, ValidationError
 
@@ -23,6 +23,7 @@ from testbed.spec.yaml_reader import Section
 
 PACKAGE = "testbed.workloads"
 MIB = 2**20
+MAX_RANKS_PER_HOST = 1024
 # Of a program that imports what it likes.
 PROGRAM_MEMORY = 250 * MIB
 TENSORS_PER_RANK = 4  # such as parameters, gradients, an optimiser's state and a copy
@@ -36,7 +37,7 @@ class Workload(Strict):
 
     workload: str
     description: str = Field("", description="one-line description")
-    ranks_per_host: Count = 1
+    ranks_per_host: Annotated[Count, Field(le=MAX_RANKS_PER_HOST)] = 1
 
     def model_post_init(self, context: Any) -> None:
         """Mark `workload` as set, so that `to_yaml` writes the name even if it is the default."""

@@ -60,15 +60,15 @@ def be_guest(deployment: Deployment) -> None:
         time.sleep(0.002)
 
 
-def be_keeper(folder: Path) -> None:
+def be_keeper(folder: Path) -> int:
     changed = vars(keeper)
     changed["start_guest"] = start_guest
     changed["code_for_guests"] = lambda: Code([], {}, [])
     if FAULT in os.environ:
         fault, _dash, number = os.environ[FAULT].partition("-")
         sys.addaudithook(Writes(folder, strike_with(fault), int(number)))
-    keeper.main(str(folder))
+    return keeper.main(str(folder))
 
 
 if __name__ == "__main__":
-    be_keeper(Path(sys.argv[1]))
+    sys.exit(be_keeper(Path(sys.argv[1])))
