@@ -208,6 +208,14 @@ class Run:
         return self._table(self._folder.train, "only the workload train has steps")
 
     @cached_property
+    def gpu_steps(self) -> pl.DataFrame:
+        """One row per training step and rank on modelled GPUs (columns: `schemas.GPU`).
+
+        The totals are in `summary.gpu`: MFU, tokens per second, waits for operations, memory.
+        """
+        return self._table(self._folder.gpu, "only runs with modelled GPUs have these steps")
+
+    @cached_property
     def flows(self) -> pl.DataFrame:
         """One row per TCP connection, direction and WAN link (columns: docs/captures.md)."""
         return self._table(self._folder.flows, "only runs with captures have flows")

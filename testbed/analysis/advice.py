@@ -14,6 +14,7 @@ from testbed.analysis.verdict import main_operation
 from testbed.core.units import format_size, format_time
 from testbed.plan.model import Bottleneck, Plan
 from testbed.plan.tcp import auto_tcp_buffer
+from testbed.runfolder.records import GLOO
 from testbed.runfolder.summary import CollectiveRow, Summary
 from testbed.spec.collective import collectives
 from testbed.spec.topology import MAX_TCP_BUFFER
@@ -146,7 +147,7 @@ def _bbr(plan: Plan, summary: Summary) -> Proposals:
 def _more_connections(plan: Plan, summary: Summary) -> Proposals:
     del summary
     settings = plan.workers.settings
-    uses_gloo = plan.workers.workload == "collectives" and settings.get("algorithm") == "gloo"
+    uses_gloo = plan.workers.workload == "collectives" and settings.get("algorithm") == GLOO
     if uses_gloo and settings.get("connections", 1) < CONNECTIONS:
         yield Proposal(
             {"workload.connections": str(CONNECTIONS)},
@@ -191,7 +192,7 @@ def _hierarchy(plan: Plan, summary: Summary) -> Proposals:
     if plan.workers.workload == "train" and settings.get("method") in ("ddp", "ddp-fp16"):
         yield Proposal({"workload.method": "hierarchical"}, why)
 
-    is_flat = plan.workers.workload == "collectives" and settings.get("algorithm") == "gloo"
+    is_flat = plan.workers.workload == "collectives" and settings.get("algorithm") == GLOO
     if not is_flat or settings.get("groups", "all") != "all":
         return
 

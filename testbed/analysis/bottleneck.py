@@ -39,8 +39,15 @@ from testbed.analysis.verdict import main_operation
 from testbed.core.units import format_size, format_time
 from testbed.plan.model import Network
 from testbed.plan.paths import figures_to
-from testbed.runfolder.records import NCCL
-from testbed.runfolder.summary import Cause, CauseKind, Coarse, CollectiveRow, TrainingSummary
+from testbed.runfolder.records import GLOO, NCCL
+from testbed.runfolder.summary import (
+    Cause,
+    CauseKind,
+    Coarse,
+    CollectiveRow,
+    GpuSummary,
+    TrainingSummary,
+)
 
 FULL = 0.6  # share of a rate or of the bound at which a link counts as full
 IDLE = 0.3  # share of a rate below which a link counts as almost idle
@@ -166,6 +173,15 @@ def cause_of_training(
     return _find_cause(evidence)
 
 
+def cause_of_gpus(gpu: GpuSummary) -> Cause | None:
+    """Return computation as the cause of the time of steps on modelled GPUs, if it is the cause."""
+    computes = gpu.share(gpu.compute_ms) + gpu.share(gpu.streams_ms)
+    if computes < MOST_COMPUTE:
+        return None
+
+    return _cause("compute", f"a GPU computes for {computes:.0%} of the time")
+
+
 def _parts_of_training(
     history: History,
     steps: pl.DataFrame,
@@ -222,7 +238,7 @@ def _part_of_round_trips(network: Network, calls: pl.DataFrame, total_us: float)
     steps_us = 0.0
     counts = calls.group_by("op", "group_size").agg(pl.len())
     for op, ranks, count in counts.iter_rows():
-        steps = _steps(op, ranks, "gloo")
+        steps = _steps(op, ranks, GLOO)
         steps_us += steps * rtt_us * count / recording_ranks
 
     latency_us = min(total_us, steps_us)
@@ -436,7 +452,7 @@ def _steps(op: str, ranks: int, algorithm: str) -> int:
     The numbers of gloo's algorithms are in docs/collectives.md. Hierarchical algorithms exchange
     once across the WAN, an all-reduce twice.
     """
-    if algorithm != "gloo":
+    if algorithm != GLOO:
         return 2 if op == "all_reduce" else 1
 
     if op in ("all_reduce", "reduce_scatter"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from testbed.analysis.fidelity import judge
 from testbed.analysis.separate_hosts import separate_hosts
 from testbed.analysis.summarize import collect
+from testbed.analysis.value_decisions import value_decisions
 from testbed.plan.model import Plan
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import ProblemCode
@@ -40,3 +41,4 @@ def conclude(plan: Plan, run: RunDir, status: Status) -> None:
             status.doubt(problem.code, problem.message)
     if status.state == "completed":
         status.warnings += separate_hosts(plan, run, summary)
+        status.warnings += value_decisions(run)

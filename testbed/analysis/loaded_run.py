@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 import polars as pl
 
 from testbed.analysis.capture_tables import Captured, read_captures
+from testbed.analysis.gpu_steps import GpuRun, has_gpus, read_gpus
 from testbed.analysis.network_history import History, happened
 from testbed.core.leftovers import temporary_folder
 from testbed.plan.model import Plan, Rank
@@ -44,6 +45,7 @@ class LoadedRun:
         tcp: a row per operation and rank of which the use of TCP is known (`schemas.TCP`).
         steps: a row per training step and rank, sorted by both (`testbed.runfolder.schemas.TRAIN`),
             or None if the workload does not train.
+        gpus: the records of modelled GPUs, or None if the hosts have none.
         captured: the tables of the packet captures, or None without captures.
         incomplete_ranks: the ranks whose records are missing or damaged, or that have none unlike
             others.
@@ -60,6 +62,7 @@ class LoadedRun:
     links: pl.DataFrame
     steps: pl.DataFrame | None
     captured: Captured | None
+    gpus: GpuRun | None = None
     incomplete_ranks: list[int] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
@@ -97,6 +100,7 @@ class LoadedRun:
             links=links,
             steps=steps,
             captured=captured,
+            gpus=read_gpus(folder, plan, problems) if has_gpus(plan) else None,
             incomplete_ranks=sorted(incomplete),
             problems=problems,
         )
@@ -127,6 +131,9 @@ class LoadedRun:
         write_table(self.links, folder.links)
         if self.steps is not None:
             write_table(self.steps, folder.train)
+
+        if self.gpus is not None:
+            write_table(self.gpus.steps, folder.gpu)
 
         if captured is not None:
             write_table(captured.flows, folder.flows)

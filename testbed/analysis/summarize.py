@@ -18,8 +18,9 @@ from typing import Any, Literal, TypeAlias
 import polars as pl
 from pydantic import ValidationError
 
-from testbed.analysis.bottleneck import cause_of_collectives, cause_of_training
+from testbed.analysis.bottleneck import cause_of_collectives, cause_of_gpus, cause_of_training
 from testbed.analysis.event_periods import periods
+from testbed.analysis.gpu_steps import summarize_gpus
 from testbed.analysis.link_samples import measured_rates, of_direction, sent_bytes
 from testbed.analysis.loaded_run import LoadedRun
 from testbed.analysis.loop import summarize_loop
@@ -28,6 +29,7 @@ from testbed.analysis.messages import message_rows
 from testbed.analysis.operations import ROW, bus_factor, iterations, settled, spread
 from testbed.analysis.plausibility import implausible
 from testbed.analysis.workload_summary import WorkloadSummary, workload_summary
+from testbed.core.gpus import peak_flops
 from testbed.core.median import median_within
 from testbed.plan.model import Direction, Plan
 from testbed.runfolder import records, schemas
@@ -44,6 +46,7 @@ from testbed.runfolder.records import (
 from testbed.runfolder.summary import (
     Cause,
     CollectiveRow,
+    GpuSummary,
     LoopSummary,
     RateRow,
     StageRow,
@@ -139,6 +142,7 @@ def _summarize(folder: RunDir, plan: Plan) -> Summary:
     collective_rows = _collectives(run)
     wan = _wan(run)
     training = _training(run, of_workload)
+    gpu = _gpu(run)
     run.problems.extend(implausible(run))
 
     return Summary(
@@ -150,12 +154,22 @@ def _summarize(folder: RunDir, plan: Plan) -> Summary:
         captures=[] if run.captured is None else run.captured.points,
         training=training,
         loop=_loop(run),
+        gpu=gpu,
         fidelity=_round_trips(run),
         rates=_rates(run),
         stages=stages(run.events, run.problems),
         problems=run.problems,
-        dominant=_dominant(run, collective_rows, training),
+        dominant=_dominant(run, collective_rows, training, gpu),
     )
+
+
+def _gpu(run: LoadedRun) -> GpuSummary | None:
+    """Return the steps on modelled GPUs, if the hosts have any."""
+    if run.gpus is None:
+        return None
+
+    peak = peak_flops(str(run.plan.workers.settings["gpu"])) or 0.0
+    return summarize_gpus(run.plan, run.gpus, run.ops, peak)
 
 
 def _loop(run: LoadedRun) -> LoopSummary | None:
@@ -540,8 +554,15 @@ def _stage_row(began: StageBegan, ended: StageEnded) -> StageRow:
 
 
 def _dominant(
-    run: LoadedRun, collective_rows: Sequence[CollectiveRow], training: TrainingSummary | None
+    run: LoadedRun,
+    collective_rows: Sequence[CollectiveRow],
+    training: TrainingSummary | None,
+    gpu: GpuSummary | None,
 ) -> Cause | None:
+    of_gpus = None if gpu is None else cause_of_gpus(gpu)
+    if of_gpus is not None:
+        return of_gpus
+
     flows: pl.DataFrame | None = None
     if run.captured is not None:
         flows = run.captured.flows

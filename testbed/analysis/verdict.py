@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from testbed.analysis.gpu_verdict import of_gpu_steps
 from testbed.core.units import format_microseconds, format_share, format_size, format_time
 from testbed.runfolder.status import Status
 from testbed.runfolder.summary import CollectiveRow, LoopSummary, Summary, TrainingSummary, WanRow
@@ -119,6 +120,9 @@ def _of_completed(summary: Summary) -> str:
             f"The run completed with {wrong} wrong values in the results of its collectives: "
             "do not use its figures."
         )
+
+    if summary.gpu is not None and summary.gpu.steps:
+        return of_gpu_steps(summary.gpu)
 
     cause = summary.dominant
     if summary.training is not None:

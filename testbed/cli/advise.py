@@ -20,7 +20,8 @@ from testbed.cli.progress import display
 from testbed.cli.terminal import new_console
 from testbed.core.errors import TestbedError
 from testbed.core.units import format_microseconds
-from testbed.report.tables import NONE, Grid, GridColumn, render
+from testbed.report.grid import NONE, Grid, GridColumn
+from testbed.report.tables import render
 from testbed.runfolder.folder import RunDir
 
 ADVISE_FLAG = "--advise"

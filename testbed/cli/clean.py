@@ -19,7 +19,8 @@ from testbed.core.leftovers import foreign_notes
 from testbed.core.paths import cache_dir
 from testbed.core.seals import is_seal, remove_sealed, seal_of
 from testbed.core.units import format_size
-from testbed.report.tables import Grid, GridColumn, render
+from testbed.report.grid import Grid, GridColumn
+from testbed.report.tables import render
 from testbed.runfolder.folder import RunDir
 from testbed.sweep.folder import SweepDir
 

@@ -25,8 +25,9 @@ from testbed.cli.terminal import new_console
 from testbed.core.csv_text import csv_text
 from testbed.core.errors import InputError
 from testbed.core.suggestions import suggest
+from testbed.report.grid import Grid, GridColumn
 from testbed.report.paper.choice import PAPER_ENDINGS, choose_figures
-from testbed.report.tables import Grid, GridColumn, render
+from testbed.report.tables import render
 from testbed.sweep.cells import cell, column_of, heading
 from testbed.sweep.folder import SweepDir
 from testbed.sweep.index import key_columns

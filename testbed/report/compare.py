@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 from testbed.core.units import format_cell, format_size, format_time
-from testbed.report.tables import NONE, Grid, GridColumn
+from testbed.report.grid import NONE, Grid, GridColumn
+from testbed.runfolder.records import GLOO
 from testbed.runfolder.status import Status
 from testbed.runfolder.summary import CollectiveRow, Summary, TrainingSummary
 
@@ -200,7 +201,7 @@ def _operation_figures(
 
 def _operation_label(row: CollectiveRow) -> str:
     parts = [row.op]
-    if row.algorithm != "gloo":
+    if row.algorithm != GLOO:
         parts.append(row.algorithm)
     if row.bytes:
         parts.append(format_size(row.bytes, 3))

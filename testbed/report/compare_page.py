@@ -26,9 +26,9 @@ from testbed.report.figures.common import (
     sized_rows,
     unfaithful_entry,
 )
+from testbed.report.grid import Grid
 from testbed.report.html import Figure, figure, render
 from testbed.report.load import Content
-from testbed.report.tables import Grid
 from testbed.runfolder.status import Status
 from testbed.runfolder.summary import CollectiveRow, WanRow
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from testbed.report.tables import NONE, Grid, GridColumn
+from testbed.report.grid import NONE, Grid, GridColumn
 
 MOST_ROWS = 500
 COLUMNS = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from testbed.core.units import format_microseconds
-from testbed.report.tables import NONE, Grid, GridColumn
+from testbed.report.grid import NONE, Grid, GridColumn
 from testbed.runfolder.summary import MessageRow, Summary
 
 MOST_ROWS = 40

@@ -9,7 +9,9 @@ from pathlib import Path
 from testbed.analysis.verdict import verdict
 from testbed.plan.model import Network
 from testbed.plan.resolve import resolve_network
-from testbed.report.tables import Grid, GridColumn, collectives_grid, training_grid
+from testbed.report.gpu_tables import gpu_grid, waits_grid
+from testbed.report.grid import Grid, GridColumn
+from testbed.report.tables import collectives_grid, training_grid
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.status import read_status
 from testbed.runfolder.summary import read_summary
@@ -32,6 +34,8 @@ def run_html(folder: RunDir) -> str:
         parts.append(table(collectives_grid(summary)))
     if summary.training is not None:
         parts.append(table(training_grid(summary)))
+    if summary.gpu is not None:
+        parts += [table(gpu_grid(summary)), table(waits_grid(summary))]
     parts.append(files({"report": folder.report}))
     return box(parts)
 

@@ -22,6 +22,8 @@ from testbed.report.figures.common import axis, colour_bar, drawing, latency_fig
 from testbed.report.figures.links import matrix_figure, queue_figure, utilisation_figure
 from testbed.report.figures.ranks import rank_figure
 from testbed.report.flow_table import flows_grid
+from testbed.report.gpu_tables import gpu_grid, memory_grid, waits_grid
+from testbed.report.grid import Grid
 from testbed.report.html import Figure, figure, pack_plotly, policy, render, template_of
 from testbed.report.load import Content, load
 from testbed.report.map.layout import LinkUse
@@ -176,12 +178,15 @@ def _attempt(content: Content, product: str, make: Callable[[], T]) -> T | None:
         return None
 
 
-def _grids(content: Content) -> dict[str, tables.Grid]:
+def _grids(content: Content) -> dict[str, Grid]:
     """Return the non-empty tables of the page."""
     summary = content.summary
     flows = content.flows
-    makers: dict[str, Callable[[], tables.Grid]] = {
+    makers: dict[str, Callable[[], Grid]] = {
         "training": lambda: tables.training_grid(summary),
+        "gpu": lambda: gpu_grid(summary),
+        "waits": lambda: waits_grid(summary),
+        "gpu_memory": lambda: memory_grid(summary),
         "collectives": lambda: tables.collectives_grid(summary),
         "messages": lambda: messages_grid(summary),
         "wan": lambda: tables.wan_grid(summary),

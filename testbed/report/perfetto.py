@@ -2,17 +2,18 @@
 
 A process per datacenter has two or more threads for each rank: one for steps, with the modelled
 computation and the waits in each step, and one for operations, with the wait for the last rank to
-begin; overlapping operations have separate threads. The process "WAN" has counters for each
-direction of each link: use in % of the rate, the queue in bytes, and drops. The process "run" has
-the stages, and as instants all other events: a failure, changes of the network, warnings.
+begin; overlapping operations have separate threads. On modelled GPUs each stream has a thread too,
+with its kernels by part of the model, and its waits for operations. The process "WAN" has counters
+for each direction of each link: use in % of the rate, the queue in bytes, and drops. The process
+"run" has the stages, and as instants all other events: a failure, changes of the network, warnings.
 
 Times in the file are in us since the first event; `baseTimeNanoseconds` is the Unix time of the
 first event on the run's clock, in ns.
 
 HolisticTraceAnalysis treats an event as a GPU kernel if the event's args have a `stream`, and as
 communication if the event's name begins with "nccl" and contains "Kernel", otherwise as
-computation. Operations are therefore named like NCCL's kernels, although gloo carried them out, and
-operations and computation have streams. HolisticTraceAnalysis reads a file per rank
+computation. Operations are therefore named like NCCL's kernels, whichever library carried them out,
+and operations and computation have streams. HolisticTraceAnalysis reads a file per rank
 (`write_rank_traces`), and takes trace.json for the file of one rank.
 """
 
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple, TypeAlias
 import polars as pl
 
 from testbed.analysis.activity import compute_spans, lanes, start_waits, step_waits
+from testbed.analysis.gpu_steps import has_gpus, read_spans
 from testbed.core.units import format_size
 from testbed.plan.model import Direction, Plan
 from testbed.report.load import Content
@@ -36,6 +38,8 @@ from testbed.runfolder.files import replacing
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.records import (
     EVENT,
+    GLOO,
+    NCCL,
     FirstOperation,
     OperationsTotal,
     RecordsRefused,
@@ -43,6 +47,8 @@ from testbed.runfolder.records import (
     SeparateWorld,
     StageBegan,
     StageEnded,
+    StreamSpan,
+    ValueDecided,
 )
 
 TraceEvent: TypeAlias = dict[str, Any]  # JSON; until written, `ts` is Unix time and both are in ns
@@ -53,8 +59,10 @@ FIRST_DATACENTER_PID = 3
 COMPUTE_STREAM = 7  # of HolisticTraceAnalysis: any number but -1
 FIRST_OPERATION_STREAM = 20
 FIRST_RANK_TID = 1000
+FIRST_GPU_TID = 10**6
 RANK_TIDS = 64  # most threads of a rank: steps, and lanes of operations
 MOST_LANES = RANK_TIDS - 1
+MOST_SPANS = 200_000  # of the streams of all modelled GPUs
 SEEN = 0.01  # least share of an operation for a wait to be drawn
 KERNEL_NAMES = {
     "all_reduce": "AllReduce",
@@ -138,7 +146,7 @@ def _write(path: Path, events: Iterable[TraceEvent], timeline: Timeline, rank: i
     """
     base_ns = timeline.origin_ns
     ranks = len(timeline.plan.workers.ranks)
-    info = json.dumps({"rank": rank, "world_size": ranks, "backend": "gloo"})
+    info = json.dumps({"rank": rank, "world_size": ranks, "backend": timeline.backend})
 
     encode = json.JSONEncoder(separators=(",", ":")).encode
     with replacing(path) as new, new.open("x", encoding="utf-8") as file:
@@ -171,6 +179,7 @@ class OperationRow(NamedTuple):
     phase: str
     start_ns: int
     end_ns: int
+    algorithm: str
 
 
 class Timeline:
@@ -184,9 +193,20 @@ class Timeline:
         self._pids = {}
         for number, dc in enumerate(plan.network.datacenters):
             self._pids[dc.name] = FIRST_DATACENTER_PID + number
+        self._gpus = _spans_of_gpus(run, plan)
         self._waits: pl.DataFrame | None = None
         if content.ops is not None and content.train is None:
             self._waits = start_waits(content.ops, len(plan.workers.ranks))
+
+    @property
+    def backend(self) -> str:
+        """The library that carried out most operations, as torch.distributed names it."""
+        ops = self._content.ops
+        if ops is None or ops.is_empty() or "algorithm" not in ops.columns:
+            return GLOO
+
+        is_nccl = (ops["algorithm"] == NCCL).sum()
+        return NCCL if 2 * is_nccl > ops.height else GLOO
 
     @property
     def origin_ns(self) -> int:
@@ -231,6 +251,9 @@ class Timeline:
             rank_ops = ops.filter(rank=rank)
             waits = self._waits_of_rank(rank)
             yield from _operations(rank_ops, waits, steps_thread.next(1), label)
+
+        gpus_thread = Thread(pid, FIRST_GPU_TID + rank * RANK_TIDS)
+        yield from _gpu_events(self._gpus.get(rank, []), gpus_thread, label)
 
     def _waits_of_rank(self, rank: int) -> dict[int, int]:
         """Return the time at which the last rank began each operation, by the rank's own start."""
@@ -351,7 +374,7 @@ class Timeline:
 def _timed_events(path: Path) -> list[TimedEvent]:
     """Read the events of a run that have a time."""
     events, _problems = records.read(path, EVENT, may_be_empty=True)
-    without_time = (OperationsTotal, SeparateWorld, RecordsRefused)
+    without_time = (OperationsTotal, SeparateWorld, ValueDecided, RecordsRefused)
     return [event for event in events if not isinstance(event, without_time)]
 
 
@@ -407,7 +430,7 @@ def _operations(
     for lane, row in zip(used_lanes, _operation_rows(ops), strict=True):
         thread = first_thread.next(lane)
         yield _slice(
-            kernel_name(row.op, row.bytes, row.dtype or ""),
+            kernel_name(row.op, row.bytes, row.dtype or "", row.algorithm),
             "kernel",
             thread,
             row.start_ns,
@@ -431,22 +454,62 @@ def _operations(
             )
 
 
+def _spans_of_gpus(run: RunDir, plan: Plan) -> dict[int, list[StreamSpan]]:
+    """Return the stretches of streams by rank; the more ranks, the fewer of each."""
+    if not has_gpus(plan):
+        return {}
+
+    most = max(1, MOST_SPANS // len(plan.workers.ranks))
+    spans: dict[int, list[StreamSpan]] = {}
+    for rank in plan.workers.ranks:
+        spans[rank.rank] = read_spans(run, rank.rank)[:most]
+
+    return spans
+
+
+def _gpu_events(
+    spans: Sequence[StreamSpan], first_thread: Thread, label: str
+) -> Iterator[TraceEvent]:
+    """Yield the kernels and the waits of the streams of a rank's modelled GPU, a thread for each.
+
+    Args:
+        spans: stretches of the streams.
+        first_thread: first of the threads on which streams are drawn.
+        label: name of the rank.
+    """
+    streams = sorted({(span.device, span.stream) for span in spans})
+    threads: dict[tuple[int, int], Thread] = {}
+    for number, (device, stream) in enumerate(streams[:RANK_TIDS]):
+        threads[device, stream] = first_thread.next(number)
+        yield _thread_name(first_thread.next(number), f"{label}: GPU {device}, stream {stream}")
+
+    for span in spans:
+        thread = threads.get((span.device, span.stream))
+        if thread is None:
+            continue
+        name = f"waits for {span.name}" if span.waits else span.name
+        yield _slice(name, "stream", thread, span.start_ns, span.end_ns)
+
+
 def _operation_rows(ops: pl.DataFrame) -> Iterator[OperationRow]:
-    """Yield the rows of ops.parquet, which may lack the column dtype."""
-    if "dtype" not in ops.columns:
-        ops = ops.with_columns(dtype=pl.lit(""))
+    """Yield the rows of ops.parquet, which may lack the columns dtype and algorithm."""
+    for column, value in (("dtype", ""), ("algorithm", GLOO)):
+        if column not in ops.columns:
+            ops = ops.with_columns(pl.lit(value).alias(column))
+
     for row in ops.select(OperationRow._fields).iter_rows():
         yield OperationRow(*row)
 
 
 @cache
-def kernel_name(op: str, size: int, dtype: str) -> str:
+def kernel_name(op: str, size: int, dtype: str, algorithm: str = GLOO) -> str:
     """Return an NCCL-like kernel name, e.g. ``ncclDevKernel_AllReduce_f32 16 MiB (gloo)``.
 
     Args:
         op: name of the operation, such as all_reduce.
         size: bytes, or 0 if the operation has no size.
         dtype: type such as float32, or empty if the operation has no type.
+        algorithm: gloo, hierarchical or nccl.
     """
     kernel = KERNEL_NAMES.get(op)
     if kernel is None:
@@ -457,7 +520,7 @@ def kernel_name(op: str, size: int, dtype: str) -> str:
         name += f"_{_short_dtype(dtype)}"
     if size:
         name += f" {format_size(size, 4)}"
-    return f"{name} (gloo)"
+    return f"{name} ({algorithm})"
 
 
 def _short_dtype(dtype: str) -> str:

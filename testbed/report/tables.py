@@ -16,7 +16,9 @@ from testbed.core.units import (
     format_rate,
     format_size,
 )
-from testbed.runfolder.records import RoundTripRow
+from testbed.report.gpu_tables import MOST_WAITS, gpu_grid, waits_grid
+from testbed.report.grid import NONE, Grid, GridColumn
+from testbed.runfolder.records import GLOO, RoundTripRow
 from testbed.runfolder.summary import (
     CollectiveRow,
     PeriodRow,
@@ -30,7 +32,6 @@ from testbed.runfolder.summary import (
 WIDTH = 100  # terminal columns; every table but a large WAN matrix fits
 LONG_US = 1_000_000  # from this time of an operation on, times have a unit each
 MOST_PERIODS = 20  # rows on a terminal
-NONE = "-"  # not measured
 DTYPE_BYTES = {
     "float64": 8,
     "int64": 8,
@@ -43,11 +44,18 @@ DTYPE_BYTES = {
 }
 GROUP_NAMES = {"datacenter": "dc"}
 ALGORITHM_NAMES = {"hierarchical": "hier"}
-DEFAULT_ALGORITHM = "gloo"
 DEFAULT_GROUPS = "all"
 FAR_SLOWER = 1.2  # the slowest rank's time over the first rank's, from which it has a column
 # Columns that a terminal leaves out, in this order, if the table is wider than `WIDTH`.
-LEAST_NEEDED = ("count", "busbw\n(GB/s)", "type", "algbw\n(GB/s)", "ranks")
+LEAST_NEEDED = (
+    "count",
+    "busbw\n(GB/s)",
+    "type",
+    "algbw\n(GB/s)",
+    "median\n(ms)",
+    "p95\n(ms)",
+    "ranks",
+)
 
 COLLECTIVES_NOTE = (
     "time: median over the iterations of what rank 0 sees (where data go one way only: from the "
@@ -103,24 +111,6 @@ TRANSFERS_NOTE = (
 
 
 @dataclass(frozen=True)
-class GridColumn:
-    """A column: header (with a line break before the unit) and whether cells are numbers."""
-
-    header: str
-    number: bool = True
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table as text; `note` explains the table's terms in a sentence or two."""
-
-    title: str
-    columns: Sequence[GridColumn]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class CollectiveColumn:
     """A column of the table of collectives: header, and function from a row to the cell."""
 
@@ -171,7 +161,7 @@ class _CollectivesTable:
         self._add("count", _element_count)
         self._add("type", lambda row: row.dtype or NONE, number=False)
         self._add("op", lambda row: row.op, number=False)
-        if any(row.algorithm != DEFAULT_ALGORITHM for row in self._rows):
+        if any(row.algorithm != GLOO for row in self._rows):
             self._add("algo", _algorithm_name, number=False)
             self._note += ALGORITHM_NOTE
 
@@ -525,6 +515,8 @@ def terminal_tables(summary: Summary) -> Iterator[Table]:
     grids = [
         _fitting(collectives_grid(summary)),
         training_grid(summary),
+        _fitting(gpu_grid(summary)),
+        waits_grid(summary, MOST_WAITS),
         wan_grid(summary),
         _shortened(periods_grid(summary)),
         transfers_grid(summary),

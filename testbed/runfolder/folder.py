@@ -149,6 +149,10 @@ class RunDir:
         return self.path / "train.parquet"
 
     @property
+    def gpu(self) -> Path:
+        return self.path / "gpu.parquet"
+
+    @property
     def flows(self) -> Path:
         return self.path / "flows.parquet"
 
@@ -260,6 +264,10 @@ class RunDir:
     def rank_train(self, rank: int) -> Path:
         """Return the path of a rank's recorded training steps (`records.TrainingStep`)."""
         return self.raw / f"train-{rank}.jsonl"
+
+    def rank_gpu(self, rank: int) -> Path:
+        """Return the path of a rank's records of modelled GPUs (`records.GpuRecord`)."""
+        return self.raw / f"gpu-{rank}.jsonl"
 
     def rank_log(self, rank: int) -> Path:
         """Return the path of a rank's output."""

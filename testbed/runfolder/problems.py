@@ -23,6 +23,7 @@ class ProblemCode(StrEnum):
     FILE_REMOVED = "file-removed"  # what a host put into the run folder was removed
     SEPARATE_HOSTS = "separate-hosts"  # a script's hosts did not communicate
     OVERLAP_SHORT = "overlap-short"  # exchanges take longer than the overlap that is to hide them
+    VALUE_DECIDED = "value-decided"  # a script's path depended on the value of a modelled tensor
     # The run is not faithful to its plan.
     INCOMPLETE = "incomplete"
     CLOCK_FORCED = "clock-forced"

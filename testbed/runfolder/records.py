@@ -79,6 +79,16 @@ class SeparateWorld(Record):
     world_size: int
 
 
+class ValueDecided(Record):
+    """A rank's script has decided by the value of a modelled tensor, for the first time."""
+
+    stage: str = "ops"
+    state: Literal["decided"] = "decided"
+    rank: int
+    file: str
+    line: int
+
+
 class RecordsRefused(Record):
     """A host wrote lines that are not records of its ranks, or more than it may; not kept."""
 
@@ -103,6 +113,7 @@ _AnyEvent = (
     | FirstOperation
     | OperationsTotal
     | SeparateWorld
+    | ValueDecided
     | RecordsRefused
     | RunEnded
 )
@@ -209,6 +220,82 @@ class TrainingStep(Record):
         if whole and len(edges) % 2 == 0 and edges == sorted(edges):
             return value
         return {**value, "computed_ns": None}
+
+
+class GpuWait(Record):
+    """For how long the stream of a step waited for operations of one kind.
+
+    `process_group` and `peer` are those of `Operation`; `op` is empty where the kind is not known.
+    """
+
+    op: str
+    process_group: str
+    peer: int | None = None
+    ns: int
+
+
+class GpuStep(Record):
+    """One step of training on a modelled GPU, from the end of the optimizer's step before.
+
+    The stream of the optimizer ran kernels for `busy_ns`, had nothing to run for `launch_ns`, and
+    waited for kernels of other streams for `streams_ns` and for operations as `waits` say: together
+    these are the time since the end of the step before. `flops` are those of products of matrices,
+    convolutions and attention, of which `recomputed_flops` repeat what activation checkpointing
+    dropped, and `optimizer_flops` belong to the optimizer. `tokens` is the number of indices that
+    the largest embedding looked up, of which `token_ranks` ranks have the same; None without an
+    embedding. `peak_bytes` is the most memory that tensors have had on the device so far.
+    """
+
+    kind: Literal["step"] = "step"
+    device: int
+    end_ns: int
+    busy_ns: int
+    launch_ns: int
+    streams_ns: int
+    waits: list[GpuWait]
+    flops: float
+    recomputed_flops: float
+    optimizer_flops: float
+    tokens: int | None
+    token_ranks: int = 1
+    peak_bytes: int
+
+    @property
+    def computes(self) -> bool:
+        """Whether there were products outside of the optimizer since the optimizer before."""
+        return self.flops > self.optimizer_flops
+
+    @property
+    def exposed_ns(self) -> int:
+        """For how long the stream waited for operations."""
+        return sum(wait.ns for wait in self.waits)
+
+
+class StreamSpan(Record):
+    """A stretch of a stream of a modelled GPU: kernels of a part of the model, or a wait.
+
+    `name` is the part of the model and the phase, or the operation for which the stream `waits`.
+    """
+
+    kind: Literal["span"] = "span"
+    device: int
+    stream: int
+    start_ns: int
+    end_ns: int
+    name: str
+    waits: bool = False
+
+
+class GpuEnd(Record):
+    """The most memory that tensors have had on a modelled GPU, at the end of the process."""
+
+    kind: Literal["end"] = "end"
+    device: int
+    peak_bytes: int
+
+
+GpuRecord = GpuStep | StreamSpan | GpuEnd
+GPU_RECORD: TypeAdapter[GpuRecord] = TypeAdapter(Annotated[GpuRecord, Field(discriminator="kind")])
 
 
 class LinkSample(Record):

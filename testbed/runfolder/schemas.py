@@ -15,6 +15,13 @@ train.parquet: a row per training step and rank. `compute_ns` is modelled comput
 computation beyond the modelled time; `loss` is null where the rank computes no loss; `computed_ns`
 has the start and end, in turn, of each stretch of modelled computation.
 
+gpu.parquet: a row per step of training and rank, on modelled GPUs. The stream of the optimizer ran
+kernels for `busy_ns`, waited for operations for `exposed_ns` and for kernels of other streams for
+`streams_ns`, and had nothing to run for `launch_ns`; together from `start_ns` to `end_ns`. Of the
+`flops`, `recomputed_flops` are due to activation checkpointing and `optimizer_flops` to the
+optimizer. `token_ranks` ranks read the same `tokens`. `peak_bytes` is the most memory of tensors so
+far.
+
 flows.parquet, throughput.parquet and flow_ops.parquet come from packet captures (docs/captures.md
 describes the columns).
 """
@@ -99,6 +106,25 @@ TRAIN: Schema = {
     "loss": pl.Float64,
     "tokens": pl.Int64,
     "computed_ns": pl.List(pl.Int64),
+}
+
+GPU: Schema = {
+    "step": pl.Int32,
+    "rank": pl.Int32,
+    "host": pl.String,
+    "dc": pl.String,
+    "start_ns": pl.Int64,
+    "end_ns": pl.Int64,
+    "busy_ns": pl.Int64,
+    "exposed_ns": pl.Int64,
+    "streams_ns": pl.Int64,
+    "launch_ns": pl.Int64,
+    "flops": pl.Float64,
+    "recomputed_flops": pl.Float64,
+    "optimizer_flops": pl.Float64,
+    "tokens": pl.Int64,
+    "token_ranks": pl.Int32,
+    "peak_bytes": pl.Int64,
 }
 
 FLOWS: Schema = {

@@ -18,7 +18,7 @@ from testbed.core.units import format_ranks
 from testbed.plan.model import FORMAT
 from testbed.runfolder.files import read_plain, write_json
 from testbed.runfolder.problems import Problem, ProblemCode
-from testbed.runfolder.records import RoundTripRow
+from testbed.runfolder.records import GLOO, RoundTripRow
 
 CauseKind: TypeAlias = Literal[
     "rate",
@@ -104,7 +104,7 @@ class CollectiveRow(SummarySection):
     efficiency: float | None = None
     wrong: int | None = Field(None, description="wrong elements; null: not checked")
     dtype: str = ""
-    algorithm: str = "gloo"
+    algorithm: str = GLOO
     groups: str = "all"
     group: str = ""
     group_ranks: list[int] = []
@@ -309,6 +309,84 @@ class TrainingSummary(SummarySection):
         return self.step_ms.median if self.time_per_step_ms is None else self.time_per_step_ms
 
 
+class ExposedRow(SummarySection):
+    """For how long modelled GPUs waited for operations of one kind, per step and rank.
+
+    Attributes:
+        op: Name of the operation.
+        where: Where the operation spends its time, for people.
+        link: Key of the WAN link that is the slowest on its paths; empty: no WAN link.
+        ms: Time of a step in which the stream of the optimizer waited for it.
+        share: Part of the time of a step.
+    """
+
+    op: str
+    where: str
+    link: str = ""
+    ms: float
+    share: float
+
+
+class GpuMemoryRow(SummarySection):
+    """The most memory that tensors of a rank had on its modelled GPU.
+
+    Attributes:
+        rank: The rank.
+        peak_bytes: The most memory, in bytes.
+    """
+
+    rank: int
+    peak_bytes: int
+
+
+class GpuSummary(SummarySection):
+    """Steps of training on modelled GPUs; `testbed.analysis.gpu_steps` defines each quantity.
+
+    Attributes:
+        gpu: Name of the GPU.
+        ranks: Number of ranks that used a GPU.
+        steps: Number of steps, without the first one; 0: no optimizer took two steps.
+        step_ms: Duration of each step, the mean over the ranks; null without steps.
+        time_per_step_ms: Mean duration of a step.
+        compute_ms: Of a step: the stream of the optimizer ran kernels.
+        exposed_ms: Of a step: that stream waited for operations of torch.distributed.
+        streams_ms: Of a step: that stream waited for kernels of other streams.
+        launch_ms: Of a step: that stream had nothing to run.
+        mfu: Model FLOPs utilisation: FLOPs without those that are repeated / (time x peak).
+        hfu: Hardware FLOPs utilisation: all FLOPs / (time x peak).
+        flops_per_step: FLOPs of all ranks without those that are repeated.
+        peak_flops: Peak of one GPU in FLOP/s, of the number format of mixed precision.
+        tokens_per_step: Tokens of all ranks; null: no embedding looked up any.
+        tokens_per_s: Tokens of all ranks per second.
+        exposed: Waits for operations by kind and place, the longest first.
+        memory: The most memory of each rank.
+    """
+
+    gpu: str
+    ranks: int
+    steps: int = 0
+    step_ms: Spread | None = None
+    time_per_step_ms: float | None = None
+    compute_ms: float | None = None
+    exposed_ms: float | None = None
+    streams_ms: float | None = None
+    launch_ms: float | None = None
+    mfu: float | None = None
+    hfu: float | None = None
+    flops_per_step: float | None = None
+    peak_flops: float
+    tokens_per_step: float | None = None
+    tokens_per_s: float | None = None
+    exposed: list[ExposedRow] = []
+    memory: list[GpuMemoryRow] = []
+
+    def share(self, part_ms: float | None) -> float:
+        """Return the part of a step that a time is; 0 without steps."""
+        if not part_ms or not self.time_per_step_ms:
+            return 0.0
+        return part_ms / self.time_per_step_ms
+
+
 class LoopSummary(SummarySection):
     """The steps of a script: a sequence of operations that one rank repeats.
 
@@ -390,6 +468,7 @@ class Summary(SummarySection):
         captures: A row for each file of packets.
         training: Of a run that trained.
         loop: Of a script that repeats a sequence of operations.
+        gpu: Of a run with modelled GPUs.
         fidelity: Round-trip times before the run.
         rates: Of full links, on the real clock.
         stages: Where the time went.
@@ -406,6 +485,7 @@ class Summary(SummarySection):
     captures: list[CaptureRow] = []
     training: TrainingSummary | None = None
     loop: LoopSummary | None = None
+    gpu: GpuSummary | None = None
     fidelity: list[RoundTripRow] = []
     rates: list[RateRow] = []
     stages: list[StageRow] = []

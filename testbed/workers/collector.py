@@ -32,6 +32,7 @@ from testbed.runfolder.records import (
     Record,
     RecordsRefused,
     SeparateWorld,
+    ValueDecided,
     append,
 )
 
@@ -161,6 +162,8 @@ class Collector:
         for rank in ranks:
             self._add(host, run.rank_ops(rank))
             self._add(host, run.rank_train(rank))
+            if self._plan.workers.settings.get("gpu"):
+                self._add(host, run.rank_gpu(rank))
 
     def _add(self, host: str, target: Path, check: Check | None = None) -> None:
         most_bytes = MOST_BYTES if check is None else MOST_BYTES_OF_EVENTS
@@ -253,7 +256,7 @@ def _event_check(ranks: Sequence[int]) -> Check:
             event = EVENT.validate_json(line)
         except ValidationError:
             return None
-        if isinstance(event, SeparateWorld):
+        if isinstance(event, SeparateWorld | ValueDecided):
             return _line(event) if event.rank in ranks else None
         if isinstance(event, FirstOperation | OperationsTotal):
             return _line(event) if 0 in ranks else None

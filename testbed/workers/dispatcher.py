@@ -39,6 +39,7 @@ from testbed.core.compat.torch_process_groups import (
 )
 from testbed.core.units import format_ranks
 from testbed.runfolder.records import NCCL, Operation
+from testbed.workers.gpu.labels import OperationKind, label_work
 from testbed.workers.tcp_watch import Snapshot, TcpWatch
 
 Record = Callable[[Operation], None]
@@ -202,6 +203,8 @@ class Interception:
         """Record `operation` at the end of a work, and return the boxed work for the caller."""
         work = Work.unbox(boxed_work)
         if hasattr(work, "ended"):  # of a modelled GPU: its future only orders streams
+            kind = OperationKind(operation.op, operation.process_group, operation.peer)
+            label_work(work, kind)
             ended = work.ended()
             self._on_streams.add(ended)
             ended.add_done_callback(partial(self._ended_on_stream, ended, operation))

@@ -23,8 +23,9 @@ import torch.distributed.rpc.options as rpc_options
 from testbed.core.compat.torch_process_groups import set_default_timeout
 from testbed.core.compat.torch_rpc import without_polling
 from testbed.runfolder.folder import RunDir
-from testbed.runfolder.records import Operation, SeparateWorld, append
+from testbed.runfolder.records import Operation, SeparateWorld, ValueDecided, append
 from testbed.workers.dispatcher import Interception
+from testbed.workers.gpu.device_library import is_asked_for
 from testbed.workers.recorder import Recorder
 
 HOOK = Path(__file__).parent / "hook"
@@ -54,8 +55,22 @@ class Observation:
     def start(self) -> None:
         """Record the operations of this process from now on."""
         self._interception = Interception(self._record, "script", len(self._hosts), self._begin)
+        if is_asked_for():
+            self._watch_gpus()
+
         atexit.register(self._interception.settle)
         os.register_at_fork(after_in_child=self._forget_rank)
+
+    def _watch_gpus(self) -> None:
+        """Record the steps and streams of modelled GPUs, and decisions by their values."""
+        from testbed.workers.gpu.steps import WATCH  # noqa: PLC0415  # only with modelled GPUs
+
+        WATCH.write_to(lambda record: self._own_recorder().record_gpu(record))
+
+    def decided(self, file: str, line: int) -> None:
+        """Record that the script has decided by the value of a modelled tensor."""
+        rank = self._own_recorder().rank
+        append(self._run.events, ValueDecided(rank=rank, file=file, line=line))
 
     def joined(self) -> None:
         """Check the default process group that this process has joined.
@@ -169,6 +184,12 @@ def observe(rank: int | None = None) -> None:
     _observations.append(observation)
     observation.start()
     set_default_timeout(timedelta(seconds=int(os.environ[TIMEOUT])))
+
+
+def report_decision(file: str, line: int) -> None:
+    """Record that this process's script has decided by the value of a modelled tensor."""
+    for observation in _observations:
+        observation.decided(file, line)
 
 
 def observe_as(rank: int) -> None:

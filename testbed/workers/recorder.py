@@ -7,7 +7,13 @@ from typing import Literal
 
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.record_file import RecordFile
-from testbed.runfolder.records import FirstOperation, Operation, OperationsTotal, append
+from testbed.runfolder.records import (
+    FirstOperation,
+    GpuRecord,
+    Operation,
+    OperationsTotal,
+    append,
+)
 
 
 class Recorder:
@@ -17,6 +23,7 @@ class Recorder:
         self.rank = rank
         self._run = run
         self._file = RecordFile(run, run.rank_ops(rank))
+        self._gpu_file: RecordFile | None = None
         self._begun = False
 
     def claim(self) -> bool:
@@ -45,6 +52,15 @@ class Recorder:
         """Write one operation; the record survives a later crash of the rank."""
         self._file.write(operation)
 
+    def record_gpu(self, record: GpuRecord) -> None:
+        """Write a record of a modelled GPU."""
+        if self._gpu_file is None:
+            self._gpu_file = RecordFile(self._run, self._run.rank_gpu(self.rank))
+
+        self._gpu_file.write(record)
+
     def close(self) -> None:
-        """Close the file."""
+        """Close the files."""
         self._file.close()
+        if self._gpu_file is not None:
+            self._gpu_file.close()

@@ -1,5 +1,6 @@
 """A CUDA and NCCL script, unchanged, on two hosts with a modelled GPU each, 10 ms apart."""
 
+import json
 from pathlib import Path
 
 import polars as pl
@@ -133,9 +134,45 @@ def test_a_second_run_takes_the_same_nanoseconds(
     assert tables[0].equals(tables[1])
 
 
+def test_steps_and_what_they_wait_for(first: Folder) -> None:
+    """The parts of a step are those of gpu.parquet; its FLOPs are two products of each rank."""
+    gpu = first.summary["gpu"]
+    steps = pl.read_parquet(first.path / "gpu.parquet")
+    parts = steps.select("busy_ns", "exposed_ns", "streams_ns", "launch_ns")
+    durations = steps["end_ns"] - steps["start_ns"]
+    assert parts.sum_horizontal().to_list() == durations.to_list()
+    assert (gpu["steps"], gpu["ranks"], gpu["tokens_per_s"]) == (STEPS - 1, 2, None)
+    # the input needs no gradient
+    assert gpu["flops_per_step"] == 2 * 2 * (2 * 64 * WIDTH * WIDTH)
+    # 4 MB at 1 Gbit/s, with headers of 4 %, and one trip: the second one overlaps the first
+    bytes_ms = WIDTH * WIDTH * 4 * 8 / 1e6
+    assert 1.04 * bytes_ms + 10 < gpu["exposed_ms"] < gpu["time_per_step_ms"]
+    longest = gpu["exposed"][0]
+    assert (longest["op"], longest["link"]) == ("all_reduce", "west-east")
+    shares = sum(row["ms"] for row in gpu["exposed"])
+    assert shares == pytest.approx(gpu["exposed_ms"])
+    page = (first.path / "report.html").read_text()
+    assert '<p class="verdict">The step waits for all_reduce over the WAN link west-east' in page
+
+
+def test_a_decision_by_a_value_is_a_warning(first: Folder, script: Path) -> None:
+    (warning,) = first.status["warnings"]
+    line = SCRIPT.splitlines().index("if loss.item() > 1:") + 1
+    assert warning["code"] == "value-decided"
+    assert warning["message"].startswith(f"{script}, line {line}: ")
+
+
+def test_the_timeline_has_a_thread_for_each_stream(first: Folder) -> None:
+    events = json.loads((first.path / "trace.json").read_text())["traceEvents"]
+    names = {event["args"]["name"] for event in events if event["name"] == "thread_name"}
+    assert "rank 1 (east-h0): GPU 0, stream 0" in names
+    assert any(event["name"] == "waits for all_reduce" for event in events)
+
+
 def test_peak_memory(first: Folder) -> None:
     """The modelled peak memory is that of tensors, far below that of the device."""
     log = (first.path / "logs/rank-0.log").read_text()
     (peak,) = [int(line.split()[1]) for line in log.splitlines() if line.startswith("peak ")]
     assert 5 * 16 * MB > peak > 2 * 16 * MB
     assert peak < figures_of("H100", 1).usable_bytes
+    assert first.summary["gpu"]["memory"][0] == {"rank": 0, "peak_bytes": peak}

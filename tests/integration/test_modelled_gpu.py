@@ -165,3 +165,58 @@ def test_decisions_and_refusals(on_gpus: Any) -> None:
     assert "the modelled GPU cannot run aten::_unique2: " in result[1]
     assert "<string>, line" in log
     assert log.count("decides by the value of a modelled tensor") == 1
+
+
+def test_steps_and_streams(on_gpus: Any) -> None:
+    """Of a step: FLOPs with those that are repeated, tokens, and parts that add up to its time."""
+    result, _ = on_gpus(
+        """
+        from torch.utils.checkpoint import checkpoint
+        from testbed.workers.gpu.steps import WATCH
+        records = []
+        WATCH.write_to(records.append)
+
+        class Model(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.embedding = nn.Embedding(100, 64)
+                self.layers = nn.ModuleList(
+                    nn.Sequential(*[nn.Linear(64, 64, bias=False) for _ in range(2)])
+                    for _ in range(2)
+                )
+
+            def forward(self, tokens):
+                hidden = self.layers[0](self.embedding(tokens))
+                return checkpoint(self.layers[1], hidden, use_reentrant=False).sum()
+
+        model = Model().cuda()
+        optimizer = torch.optim.SGD(model.parameters())
+        other = torch.cuda.Stream()
+        for _ in range(3):
+            model(torch.zeros(4, 8, dtype=torch.int64).cuda()).backward()
+            with torch.cuda.stream(other):
+                torch.empty(2**28, device="cuda").zero_()
+            torch.cuda.current_stream().wait_stream(other)
+            optimizer.step()
+            optimizer.zero_grad()
+        torch.cuda.synchronize()
+        WATCH.finish()
+        print(json.dumps([record.model_dump() for record in records]))
+        """
+    )
+    _first, second, third = [record for record in result if record["kind"] == "step"]
+    parts = [third[name] for name in ("busy_ns", "launch_ns", "streams_ns")]
+    assert sum(parts) == third["end_ns"] - second["end_ns"]
+    # half of the 1 GiB that the other stream writes, at least, is more than launching takes
+    assert third["streams_ns"] > 2**30 / H100.bytes_per_ns / 2
+    product = 2 * 32 * 64 * 64
+    # four products forward, eight backward, and one again: a checkpoint does not need its last one
+    assert third["flops"] == 13 * product
+    assert third["recomputed_flops"] == product
+    assert (third["optimizer_flops"], third["tokens"], third["token_ranks"]) == (0, 32, 1)
+    assert third["waits"] == []
+    names = {record["name"] for record in result if record["kind"] == "span"}
+    assert {"embedding", "layers.0", "layers.1 (recomputed)", "layers.0 (backward)"} <= names
+    assert {"optimizer", "embedding (backward)"} <= names
+    assert result[-1]["kind"] == "end"
+    assert result[-1]["peak_bytes"] > 2**30

@@ -17,6 +17,7 @@ import polars as pl
 
 from testbed.analysis.network_history import History
 from testbed.core.units import format_size
+from testbed.runfolder.records import GLOO
 from testbed.runfolder.summary import CollectiveRow
 
 COLOURS = (
@@ -117,7 +118,7 @@ def operation_name(key: OperationKey, keys: Sequence[OperationKey]) -> str:
         keys: all operations of the figure.
     """
     name = key.op
-    if key.algorithm != "gloo":
+    if key.algorithm != GLOO:
         name = f"{key.algorithm} {name}"
     same_op = [other for other in keys if other.op == key.op]
     if len(same_op) > 1:

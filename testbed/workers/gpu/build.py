@@ -31,6 +31,8 @@ DEVICE_PARTS = (
     "device",
     "memory",
     "timeline",
+    "labels",
+    "steps",
     "cost",
     "known_calls",
     "stand_ins",

@@ -29,6 +29,7 @@ MEMORY_FIGURES = (
     "blocks",
     "allocations",
     "out_of_memory_errors",
+    "highest_allocated",
 )
 
 
@@ -92,6 +93,7 @@ def _declare(library: ctypes.CDLL) -> None:
     library.testbed_busy_ns.restype = ctypes.c_int64
     library.testbed_kernels.restype = ctypes.c_int64
     library.testbed_products.restype = ctypes.c_double
+    library.testbed_take_records.restype = ctypes.c_char_p
     library.testbed_limit_memory.argtypes = [ctypes.c_int, ctypes.c_double]
     library.testbed_resize_storage.argtypes = [ctypes.c_void_p, ctypes.c_int64]
     library.testbed_elapsed_ms.argtypes = [ctypes.c_void_p, ctypes.c_void_p]

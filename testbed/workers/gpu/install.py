@@ -16,6 +16,7 @@ from testbed.workers.gpu.device_library import device_library, gpu_figures
 USED_BY_GPUS = ("torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor")
 CUDA_MODULE = "torch.cuda"
 GROUPS_MODULE = "torch.distributed.distributed_c10d"
+PARALLEL_MODULE = "torch.distributed.tensor.parallel.api"
 Change = Callable[[ModuleType], None]
 
 
@@ -80,7 +81,11 @@ def install_later() -> None:
 
 
 def _change_imports(before: Mapping[str, Change]) -> None:
-    after = {GROUPS_MODULE: _after_groups, "torch": _after_torch}
+    after = {
+        GROUPS_MODULE: _after_groups,
+        PARALLEL_MODULE: _after_parallel,
+        "torch": _after_torch,
+    }
     finder: Any = _Finder({**before, CUDA_MODULE: _before_cuda}, after)
     sys.meta_path.insert(0, finder)
 
@@ -101,6 +106,12 @@ def _after_groups(module: ModuleType) -> None:
     offer_nccl(module)
 
 
+def _after_parallel(module: ModuleType) -> None:
+    from testbed.workers.gpu.steps import count_tokens_once  # noqa: PLC0415  # needs torch
+
+    count_tokens_once(module)
+
+
 def _after_torch(module: ModuleType) -> None:
     from testbed.workers.gpu import torch_changes  # noqa: PLC0415  # needs torch
 
@@ -113,3 +124,7 @@ def _finish() -> None:
     library = device_library()
     for device in range(gpu_figures().count):
         library.testbed_synchronize(device)
+
+    from testbed.workers.gpu.steps import WATCH  # noqa: PLC0415  # needs torch
+
+    WATCH.finish()

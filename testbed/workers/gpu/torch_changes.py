@@ -9,9 +9,11 @@ from typing import Any
 
 from testbed.workers.gpu.cuda_functions import CUDA_VERSION
 from testbed.workers.gpu.device_library import device_library
+from testbed.workers.gpu.steps import WATCH
 from testbed.workers.gpu.values import watch_values
 
 CHECKED = {"torch": ("2.13",)}
+OBSERVER = "testbed.workers.observer"
 
 
 def apply(torch: ModuleType) -> None:
@@ -22,6 +24,7 @@ def apply(torch: ModuleType) -> None:
     torch.UntypedStorage.__new__ = _making_storages(torch)
     torch._tensor_str._tensor_str = _printing(torch._tensor_str._tensor_str)
     watch_values(_report_decision)
+    WATCH.start()
 
 
 def _say(text: str) -> None:
@@ -33,6 +36,9 @@ def _report_decision(file: str, line: int) -> None:
         f"warning: {file}, line {line} decides by the value of a modelled tensor, which is always "
         "0: the script may take another path than on GPUs"
     )
+    observer: Any = sys.modules.get(OBSERVER)
+    if observer is not None:
+        observer.report_decision(file, line)
 
 
 def _without_compiling() -> Callable[..., Any]:

@@ -17,7 +17,14 @@ from testbed.report.load import load
 from testbed.report.perfetto import kernel_name, write_rank_traces, write_trace
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import Problem, ProblemCode
-from testbed.runfolder.records import NetworkChange, Operation, RunEnded, SeparateWorld, append
+from testbed.runfolder.records import (
+    NetworkChange,
+    Operation,
+    RunEnded,
+    SeparateWorld,
+    StreamSpan,
+    append,
+)
 from testbed.runfolder.status import Status, write_status
 from tests.support.synthetic import (
     GBIT,
@@ -314,10 +321,52 @@ def test_failure_changes_and_warnings_are_instants(make: MakeRun) -> None:
         (("all_reduce", 1 << 24, "float32"), "ncclDevKernel_AllReduce_f32 16 MiB (gloo)"),
         (("reduce_scatter", 100, "bfloat16"), "ncclDevKernel_ReduceScatter_bf16 100 B (gloo)"),
         (("barrier", 0, ""), "ncclDevKernel_Barrier (gloo)"),
+        (("barrier", 0, "", "nccl"), "ncclDevKernel_Barrier (nccl)"),
     ],
 )
 def test_names(operation: tuple[str, int, str], name: str) -> None:
     assert kernel_name(*operation) == name
+
+
+@pytest.mark.parametrize("library", ["gloo", "nccl"])
+def test_the_trace_names_the_library_of_most_operations(make: MakeRun, library: str) -> None:
+    def prepare(run: RunDir) -> None:
+        for rank in (0, 1):
+            rewrite(run.rank_ops(rank), lambda record: record.update(algorithm=library))
+
+    _, trace = make(make_plan(two_dcs()), prepare=prepare)
+    assert trace["distributedInfo"]["backend"] == library
+
+
+def test_streams_of_modelled_gpus_have_threads(make: MakeRun) -> None:
+    def prepare(run: RunDir) -> None:
+        for stream, name, waits in (
+            (0, "layers.0", False),
+            (0, "all_reduce", True),
+            (3, "x", False),
+        ):
+            span = StreamSpan(
+                device=0,
+                stream=stream,
+                name=name,
+                waits=waits,
+                start_ns=START_NS,
+                end_ns=START_NS + MS,
+            )
+            append(run.rank_gpu(0), span)
+
+    plan = make_plan(two_dcs())
+    settings = {**plan.workers.settings, "gpu": "H100", "gpus_per_host": 1}
+    workers = plan.workers.model_copy(update={"settings": settings})
+    _, trace = make(plan.model_copy(update={"workers": workers}), prepare=prepare)
+    drawn = []
+    for event in slices(trace, cat="stream"):
+        drawn.append((tracks(trace)[track_of(event)][1], event["name"], event["dur"]))
+    assert drawn == [
+        ("rank 0 (east-0): GPU 0, stream 0", "layers.0", 1000),
+        ("rank 0 (east-0): GPU 0, stream 0", "waits for all_reduce", 1000),
+        ("rank 0 (east-0): GPU 0, stream 3", "x", 1000),
+    ]
 
 
 def analysed(path: Path) -> tuple[int, float, float, float]:

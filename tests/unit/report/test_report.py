@@ -26,6 +26,7 @@ from testbed.report.figures.common import latency_figure
 from testbed.report.figures.links import matrix_figure, queue_figure, utilisation_figure
 from testbed.report.figures.ranks import rank_figure
 from testbed.report.flow_table import flows_grid
+from testbed.report.grid import Grid
 from testbed.report.html import pack_plotly
 from testbed.report.load import load
 from testbed.report.page import repeat_command, write_page
@@ -80,7 +81,7 @@ def drawn(figure: go.Figure | None) -> go.Figure:
     return figure
 
 
-def text_of(grid: tables.Grid) -> str:
+def text_of(grid: Grid) -> str:
     text = io.StringIO()
     Console(file=text, width=tables.WIDTH).print(tables.render(grid))
     return text.getvalue()

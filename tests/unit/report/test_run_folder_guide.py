@@ -50,7 +50,13 @@ def test_the_query_of_operations_is_right(
 
 
 @pytest.mark.parametrize(
-    ("table", "schema"), [("ops", schemas.OPS), ("links", schemas.LINKS), ("train", schemas.TRAIN)]
+    ("table", "schema"),
+    [
+        ("ops", schemas.OPS),
+        ("links", schemas.LINKS),
+        ("train", schemas.TRAIN),
+        ("gpu", schemas.GPU),
+    ],
 )
 def test_columns(table: str, schema: Schema) -> None:
     section = GUIDE.partition(f"### {table}.parquet")[2].partition("\n#")[0]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from testbed.core.units import format_microseconds, format_share
-from testbed.report.tables import Grid, collectives_grid
+from testbed.report.grid import Grid
+from testbed.report.tables import collectives_grid
 from testbed.runfolder.summary import CollectiveRow, Spread, Summary
 from testbed.sweep.cells import cell, column_of, heading
 

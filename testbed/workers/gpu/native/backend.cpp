@@ -77,6 +77,7 @@ NcclWork::NcclWork(int rank, c10d::OpType type, int device, std::vector<at::Tens
 
 void NcclWork::attach(std::shared_ptr<Operation> operation, int64_t stream) {
   operation_ = std::move(operation);
+  set_label(label_);
   const c10::StreamGuard guard(c10::Stream(c10::Stream::UNSAFE, device_at(device_), stream));
   future_->markCompleted(c10::IValue(outputs_));
 }
@@ -85,6 +86,13 @@ std::function<void(int64_t, int64_t)> NcclWork::on_end() const {
   return [ended = ended_](int64_t begin_ns, int64_t end_ns) {
     ended->markCompleted(c10::IValue(std::vector<int64_t>{begin_ns, end_ns}));
   };
+}
+
+void NcclWork::set_label(int label) {
+  label_ = label;
+  if (operation_ != nullptr && label >= 0) {
+    operation_->cause->label = label;
+  }
 }
 
 bool NcclWork::isCompleted() { return operation_ != nullptr && TimeLines::all().is_reached(operation_->end); }

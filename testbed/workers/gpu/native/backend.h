@@ -29,6 +29,7 @@ class NcclWork final : public c10d::Work {
   c10::intrusive_ptr<c10::ivalue::Future> getFuture() override { return future_; }
   c10::intrusive_ptr<c10::ivalue::Future> ended() const { return ended_; }
   void stop_the_cpu() { stops_cpu_ = true; }
+  void set_label(int label);  // by which Python knows the operation
 
  private:
   int device_;
@@ -37,6 +38,7 @@ class NcclWork final : public c10d::Work {
   c10::intrusive_ptr<c10::ivalue::Future> future_;
   c10::intrusive_ptr<c10::ivalue::Future> ended_;
   bool stops_cpu_ = false;
+  int label_ = -1;
 };
 
 struct NcclOptions final : c10d::Backend::Options {

@@ -263,7 +263,7 @@ void Communicator::carry_out(const std::shared_ptr<Operation>& operation) {
     }
     end_ns = now_ns();
   }
-  TimeLines::all().complete(operation->end, end_ns);
+  TimeLines::all().complete(operation->end, device_, stream_, {begin_ns, end_ns, operation->cause});
   operation->on_end(begin_ns, end_ns);
 }
 

@@ -32,6 +32,7 @@ struct Network {
 // One operation on the communicator's stream.
 struct Operation {
   std::string name;
+  CausePtr cause = std::make_shared<Cause>();
   MarkerPtr start;                                   // when the stream reaches the operation
   MarkerPtr end = std::make_shared<Marker>();
   std::function<std::vector<Lane>()> lanes;

@@ -4,7 +4,6 @@
 #include <ATen/core/Tensor.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <string_view>
 #include <unordered_map>
@@ -17,8 +16,6 @@ namespace testbed {
 namespace {
 
 using Arguments = c10::ArrayRef<c10::IValue>;
-
-std::atomic<double> all_products{0};
 
 // Operators that write their first argument without reading it.
 const std::unordered_set<std::string_view> WRITE_ONLY = {
@@ -194,8 +191,4 @@ int64_t traffic_ns(double bytes) { return rounded(bytes / accelerator().bytes_pe
 
 int64_t host_copy_ns(double bytes) { return rounded(bytes / accelerator().host_bytes_per_ns); }
 
-void count_products(double flops) { all_products = all_products + flops; }
-
 }  // namespace testbed
-
-extern "C" double testbed_products() { return testbed::all_products; }

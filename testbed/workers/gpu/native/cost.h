@@ -26,6 +26,5 @@ Cost kernel_cost(const c10::FunctionSchema& schema, c10::ArrayRef<c10::IValue> a
 
 int64_t traffic_ns(double bytes);  // of a kernel that only moves data
 int64_t host_copy_ns(double bytes);
-void count_products(double flops);
 
 }  // namespace testbed

@@ -283,7 +283,8 @@ int64_t testbed_kernels(int device) { return testbed::TimeLines::all().kernels(d
 void testbed_memory(int device, int64_t* figures) {
   const testbed::MemoryUse use = testbed::memory_use(device);
   const int64_t values[] = {use.allocated, use.peak_allocated, use.reserved, use.peak_reserved,
-                            use.requested, use.blocks, use.allocations, use.out_of_memory_errors};
+                            use.requested, use.blocks, use.allocations, use.out_of_memory_errors,
+                            use.highest_allocated};
   memcpy(figures, values, sizeof values);
 }
 

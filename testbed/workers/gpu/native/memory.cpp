@@ -91,6 +91,7 @@ class DeviceAllocator final : public c10::Allocator {
     use.blocks += 1;
     use.allocations += 1;
     use.peak_allocated = std::max(use.peak_allocated, use.allocated);
+    use.highest_allocated = std::max(use.highest_allocated, use.allocated);
     const int64_t segments = (use.allocated + SEGMENT - 1) / SEGMENT * SEGMENT;
     use.reserved = std::max(use.reserved, segments);
     use.peak_reserved = std::max(use.peak_reserved, use.reserved);

@@ -12,6 +12,7 @@ namespace testbed {
 struct MemoryUse {
   int64_t allocated = 0;
   int64_t peak_allocated = 0;
+  int64_t highest_allocated = 0;  // as the peak, which scripts may reset
   int64_t reserved = 0;
   int64_t peak_reserved = 0;
   int64_t requested = 0;

@@ -14,6 +14,7 @@
 #include "device_tensors.h"
 #include "known_calls.h"
 #include "memory.h"
+#include "steps.h"
 #include "stand_ins.h"
 
 namespace testbed {
@@ -170,6 +171,7 @@ void check_can_run(const c10::OperatorHandle& op) {
 void run_operator(const c10::OperatorHandle& op, Stack* stack) {
   const c10::FunctionSchema& schema = op.schema();
   const auto arguments = take_arguments(op, stack);
+  count_look_ups(schema, arguments);
   const c10::OptionalDeviceGuard guard(device_of(arguments));
   auto key = key_of(&schema, arguments);
   if (key) {
@@ -270,6 +272,8 @@ TORCH_LIBRARY_IMPL(aten, CUDA, library) {
   for (const char* name : {"convolution", "convolution_backward", "native_layer_norm", "native_layer_norm_backward"}) {
     library.impl(name, torch::CppFunction::makeFromBoxedFunction<&run_operator>());
   }
+  // Torch would look up in another operator, which scripts use for other things than tokens.
+  library.impl("embedding", torch::CppFunction::makeFromBoxedFunction<&run_operator>());
   for (const char* name :
        {"zero_", "fill_.Scalar", "fill_.Tensor", "normal_", "uniform_", "random_", "random_.from", "random_.to",
         "bernoulli_.float", "bernoulli_.Tensor", "exponential_", "log_normal_", "cauchy_", "geometric_"}) {

@@ -75,7 +75,9 @@ PYBIND11_MODULE(testbed_nccl, module) {
       });
   backend.attr("Options") = options;
 
-  py::class_<NcclWork, Pointer<NcclWork>, c10d::Work>(module, "NcclWork").def("ended", &ended);
+  py::class_<NcclWork, Pointer<NcclWork>, c10d::Work>(module, "NcclWork")
+      .def("ended", &ended)
+      .def("set_label", &NcclWork::set_label);
 
   module.def("set_network", &set_network);
   module.def("drain", &testbed::drain_all, without_gil);

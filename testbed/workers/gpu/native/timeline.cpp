@@ -4,12 +4,18 @@
 
 #include <ctime>
 
+#include "labels.h"
+
 namespace testbed {
 
 namespace {
 constexpr int64_t NS_PER_S = 1'000'000'000;
 // CUDA lets the CPU put about a thousand kernels on a stream before a launch waits.
 constexpr size_t LONGEST_QUEUE = 1024;
+constexpr size_t MOST_DELAYS = 32;              // that another stream may meet later
+constexpr size_t MOST_SPANS = 20'000;             // that nobody has taken
+constexpr int64_t LONGEST_GAP_NS = 20'000;      // between kernels of one span
+constexpr int64_t SHORTEST_WAIT_NS = 20'000;    // that is a span
 }  // namespace
 
 int64_t now_ns() {
@@ -24,28 +30,30 @@ void sleep_until(int64_t ns) {
   }
 }
 
-void StreamLine::run(int64_t begin_ns, int64_t duration_ns) {
-  const Item item{Item::Kind::kernel, begin_ns, duration_ns, nullptr};
+void StreamLine::run_or_queue(const Item& item) {
   if (queue_.empty()) {
     carry_out(item);
   } else {
     queue_.push_back(item);
   }
+}
+
+void StreamLine::run(int64_t begin_ns, int64_t duration_ns, int label) {
+  run_or_queue({Item::Kind::kernel, begin_ns, duration_ns, label});
 }
 
 MarkerPtr StreamLine::record(int64_t now) {
   auto marker = std::make_shared<Marker>();
-  const Item item{Item::Kind::record, now, 0, marker};
-  if (queue_.empty()) {
-    carry_out(item);
-  } else {
-    queue_.push_back(item);
-  }
+  run_or_queue({Item::Kind::record, now, 0, 0, marker});
   return marker;
 }
 
-void StreamLine::wait_for(const MarkerPtr& marker) {
-  const Item item{Item::Kind::wait, 0, 0, marker};
+void StreamLine::mark(const StepMarkPtr& mark, int64_t now) {
+  run_or_queue({Item::Kind::mark, now, 0, 0, nullptr, mark});
+}
+
+void StreamLine::wait_for(const MarkerPtr& marker, int64_t now) {
+  const Item item{Item::Kind::wait, now, 0, 0, marker};
   if (queue_.empty() && marker->time_ns) {
     carry_out(item);
     return;
@@ -71,20 +79,99 @@ void StreamLine::resume() {
 void StreamLine::carry_out(const Item& item) {
   switch (item.kind) {
     case Item::Kind::kernel:
-      end_ns_ = std::max(end_ns_, item.begin_ns) + item.duration_ns;
-      kernel_ends_ns_.push_back(end_ns_);
+      carry_out_kernel(item);
       return;
     case Item::Kind::wait:
-      end_ns_ = std::max(end_ns_, *item.marker->time_ns);
+      carry_out_wait(item);
+      return;
+    case Item::Kind::mark:
+      wait_until(item.begin_ns);
+      item.mark->end_ns = end_ns_;
+      item.mark->use = std::move(use_);
+      use_ = {};
       return;
     case Item::Kind::record:
       item.marker->time_ns = std::max(end_ns_, item.begin_ns);
+      item.marker->delays = delays_;
       auto blocked = std::move(item.marker->blocked);
       item.marker->blocked.clear();
       for (StreamLine* other : blocked) {
         other->resume();
       }
   }
+}
+
+// The stream has nothing to run until then.
+void StreamLine::wait_until(int64_t ns) {
+  use_.launch_ns += std::max<int64_t>(0, ns - end_ns_);
+  end_ns_ = std::max(end_ns_, ns);
+}
+
+void StreamLine::carry_out_kernel(const Item& item) {
+  wait_until(item.begin_ns);
+  add_span({end_ns_, end_ns_ + item.duration_ns, item.label, nullptr});
+  use_.busy_ns += item.duration_ns;
+  end_ns_ += item.duration_ns;
+  kernel_ends_ns_.push_back(end_ns_);
+}
+
+// Of the time until a marker, a part is due to operations that held up the marker's stream.
+void StreamLine::carry_out_wait(const Item& item) {
+  const int64_t until_ns = *item.marker->time_ns;
+  if (until_ns <= std::max(end_ns_, item.begin_ns)) {
+    return;
+  }
+  wait_until(item.begin_ns);
+  use_.streams_ns += until_ns - end_ns_;
+  if (item.marker->delays != nullptr) {
+    for (const Delay& delay : *item.marker->delays) {
+      const Delay mine{std::max(delay.begin_ns, end_ns_), std::min(delay.end_ns, until_ns), delay.cause};
+      if (mine.end_ns <= mine.begin_ns) {
+        continue;
+      }
+      const int64_t duration_ns = mine.end_ns - mine.begin_ns;
+      use_.streams_ns -= duration_ns;
+      use_.delays.emplace_back(mine.cause, duration_ns);
+      delays_ = delays_and(mine);
+      if (duration_ns >= SHORTEST_WAIT_NS) {
+        add_span({mine.begin_ns, mine.end_ns, 0, mine.cause});
+      }
+      end_ns_ = mine.end_ns;
+    }
+  }
+  end_ns_ = until_ns;
+}
+
+Delays StreamLine::delays_and(const Delay& delay) const {
+  const size_t kept = std::min(delays_->size(), MOST_DELAYS - 1);
+  auto more = std::make_shared<std::vector<Delay>>(delays_->end() - static_cast<std::ptrdiff_t>(kept), delays_->end());
+  more->push_back(delay);
+  return more;
+}
+
+void StreamLine::add_span(Span span) {
+  if (!spans_.empty()) {
+    Span& last = spans_.back();
+    const bool continues = last.label == span.label && last.cause == span.cause;
+    if (continues && span.begin_ns - last.end_ns <= LONGEST_GAP_NS) {
+      last.end_ns = span.end_ns;
+      return;
+    }
+  }
+  if (spans_.size() < MOST_SPANS) {
+    spans_.push_back(std::move(span));
+  }
+}
+
+// Return the spans that are complete; the last one may still grow.
+std::vector<Span> StreamLine::take_spans(bool is_end) {
+  std::vector<Span> taken;
+  std::swap(taken, spans_);
+  if (!is_end && !taken.empty()) {
+    spans_.push_back(std::move(taken.back()));
+    taken.pop_back();
+  }
+  return taken;
 }
 
 size_t StreamLine::launched_and_unfinished(int64_t now) {
@@ -100,12 +187,13 @@ TimeLines& TimeLines::all() {
 }
 
 void TimeLines::run_kernel(int device, int64_t stream, int64_t duration_ns) {
+  const int label = label_of_work();
   MarkerPtr half_empty;
   {
     const std::lock_guard lock(mutex_);
     const int64_t now = now_ns();
     StreamLine& stream_line = line(device, stream);
-    stream_line.run(now, duration_ns);
+    stream_line.run(now, duration_ns, label);
     busy_ns_[device] += duration_ns;
     kernels_[device] += 1;
     if (stream_line.launched_and_unfinished(now) >= LONGEST_QUEUE) {
@@ -124,18 +212,40 @@ MarkerPtr TimeLines::record(int device, int64_t stream) {
 
 void TimeLines::block(int device, int64_t stream, const MarkerPtr& marker) {
   const std::lock_guard lock(mutex_);
-  line(device, stream).wait_for(marker);
+  line(device, stream).wait_for(marker, now_ns());
 }
 
-void TimeLines::complete(const MarkerPtr& marker, int64_t time_ns) {
+void TimeLines::mark(int device, int64_t stream, const StepMarkPtr& mark) {
   const std::lock_guard lock(mutex_);
-  marker->time_ns = time_ns;
+  line(device, stream).mark(mark, now_ns());
+}
+
+void TimeLines::complete(const MarkerPtr& marker, int device, int64_t stream, const Delay& operation) {
+  const std::lock_guard lock(mutex_);
+  marker->time_ns = operation.end_ns;
+  marker->delays = line(device, stream).delays_and(operation);
   auto blocked = std::move(marker->blocked);
   marker->blocked.clear();
   for (StreamLine* stream_line : blocked) {
     stream_line->resume();
   }
   resolved_.notify_all();
+}
+
+bool TimeLines::is_known(const StepMark& mark) {
+  const std::lock_guard lock(mutex_);
+  return mark.end_ns.has_value();
+}
+
+std::vector<StreamSpan> TimeLines::take_spans(bool is_end) {
+  const std::lock_guard lock(mutex_);
+  std::vector<StreamSpan> taken;
+  for (auto& [key, stream_line] : lines_) {
+    for (Span& span : stream_line.take_spans(is_end)) {
+      taken.push_back({key.first, key.second, std::move(span)});
+    }
+  }
+  return taken;
 }
 
 int64_t TimeLines::resolved_time(const MarkerPtr& marker) {

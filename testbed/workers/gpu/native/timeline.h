@@ -5,6 +5,7 @@
 // Until then the stream keeps the work that follows in a queue.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -22,9 +23,53 @@ void sleep_until(int64_t ns);   // until the run's clock shows `ns`
 
 class StreamLine;
 
+// An operation of a communicator, for which streams wait; Python knows it by its label.
+struct Cause {
+  std::atomic<int> label{-1};
+};
+using CausePtr = std::shared_ptr<Cause>;
+
+// A time in which a stream waited for an operation.
+struct Delay {
+  int64_t begin_ns;
+  int64_t end_ns;
+  CausePtr cause;
+};
+using Delays = std::shared_ptr<const std::vector<Delay>>;
+
+// What a stream has done; the times add up.
+struct StreamUse {
+  int64_t busy_ns = 0;     // it ran kernels
+  int64_t launch_ns = 0;   // it had nothing to run
+  int64_t streams_ns = 0;  // it waited for kernels of other streams
+  std::vector<std::pair<CausePtr, int64_t>> delays;  // it waited for operations
+};
+
+// The end of a step on a stream, and what the stream has done since the mark before.
+struct StepMark {
+  std::optional<int64_t> end_ns;
+  StreamUse use;
+};
+using StepMarkPtr = std::shared_ptr<StepMark>;
+
+// Kernels of one label that follow each other on a stream, or a wait for an operation.
+struct Span {
+  int64_t begin_ns;
+  int64_t end_ns;
+  int label;
+  CausePtr cause;  // none for kernels
+};
+
+struct StreamSpan {
+  int device;
+  int64_t stream;
+  Span span;
+};
+
 // A point of a stream: an event, or the end of a collective.
 struct Marker {
   std::optional<int64_t> time_ns;
+  Delays delays;                     // for operations, shortly before, where the marker is
   std::vector<StreamLine*> blocked;  // streams whose next work waits for this marker
 };
 using MarkerPtr = std::shared_ptr<Marker>;
@@ -32,26 +77,39 @@ using MarkerPtr = std::shared_ptr<Marker>;
 // The work of a stream in its order. Calls need the lock of `TimeLines`.
 class StreamLine {
  public:
-  void run(int64_t begin_ns, int64_t duration_ns);
+  void run(int64_t begin_ns, int64_t duration_ns, int label);
   MarkerPtr record(int64_t now);
-  void wait_for(const MarkerPtr& marker);
+  void wait_for(const MarkerPtr& marker, int64_t now);
+  void mark(const StepMarkPtr& mark, int64_t now);
   void resume();
+  Delays delays_and(const Delay& delay) const;
+  std::vector<Span> take_spans(bool is_end);
   bool is_resolved() const { return queue_.empty(); }
   int64_t end_ns() const { return end_ns_; }
   size_t launched_and_unfinished(int64_t now);
 
  private:
   struct Item {
-    enum class Kind { kernel, record, wait } kind;
+    enum class Kind { kernel, record, wait, mark } kind;
     int64_t begin_ns;
-    int64_t duration_ns;
-    MarkerPtr marker;
+    int64_t duration_ns = 0;
+    int label = 0;
+    MarkerPtr marker = nullptr;
+    StepMarkPtr mark = nullptr;
   };
+  void run_or_queue(const Item& item);
   void carry_out(const Item& item);
+  void carry_out_kernel(const Item& item);
+  void carry_out_wait(const Item& item);
+  void wait_until(int64_t ns);
+  void add_span(Span span);
 
   int64_t end_ns_ = 0;
   std::deque<Item> queue_;
   std::deque<int64_t> kernel_ends_ns_;  // of kernels that may still be running
+  StreamUse use_;
+  Delays delays_ = std::make_shared<std::vector<Delay>>();  // the last ones
+  std::vector<Span> spans_;
 };
 
 // All streams of this process, by device and stream number.
@@ -62,7 +120,12 @@ class TimeLines {
   void run_kernel(int device, int64_t stream, int64_t duration_ns);
   MarkerPtr record(int device, int64_t stream);
   void block(int device, int64_t stream, const MarkerPtr& marker);
-  void complete(const MarkerPtr& marker, int64_t time_ns);
+  void mark(int device, int64_t stream, const StepMarkPtr& mark);
+  // End an operation of a communicator, whose stream is given.
+  void complete(const MarkerPtr& marker, int device, int64_t stream, const Delay& operation);
+
+  bool is_known(const StepMark& mark);
+  std::vector<StreamSpan> take_spans(bool is_end);
 
   int64_t resolved_time(const MarkerPtr& marker);  // waits until the time is known
   void wait_until_reached(const MarkerPtr& marker);
