@@ -34,5 +34,6 @@ setup(
         "testbed.report": ["*.j2", "*.css", "*.js", "plotly_js/*"],
         "testbed.report.map": ["data/*"],
         "testbed.sweep": ["*.j2"],
+        "testbed.ui": ["*.j2", "*.css", "*.js"],
     },
 )

@@ -27,6 +27,7 @@ from testbed.cli import (
     topo_deploy,
     topo_files,
     topo_graph,
+    ui,
     vm,
 )
 from testbed.cli.plain_help import use_plain_help
@@ -77,6 +78,7 @@ app.command("run", cls=run.RunCommand)(run.run)
 app.command("report")(report.report)
 app.command("compare")(compare.compare)
 app.command("export")(export.export)
+app.command("ui")(ui.ui)
 app.command("schema")(schemas.schema)
 app.command("reference")(schemas.reference)
 app.command("doctor")(doctor.doctor)

@@ -146,3 +146,8 @@ unpackPlotly().finally(() => document.querySelectorAll(".plot").forEach(draw));
 document.querySelectorAll("[data-save]").forEach((button) => button.addEventListener("click", () => saveFigure(button)));
 document.querySelectorAll("[data-csv]").forEach((button) => button.addEventListener("click", () => saveTable(button)));
 document.querySelectorAll("table.sortable th").forEach(makeSortable);
+
+// In a frame of the dashboard, which makes the frame as high as the page.
+if (parent !== window) {
+  new ResizeObserver(() => parent.postMessage({ height: document.body.offsetHeight }, "*")).observe(document.body);
+}

@@ -111,7 +111,13 @@ def write_page(run: RunDir, shared_plotly: str = "", status: Status | None = Non
     """
     content = load(run, status)
     _attempt(content, "trace.json", lambda: write_trace(run, content))
-    html = render(
+    replace_bytes(run.report, page_html(content, shared_plotly))
+    return run.report
+
+
+def page_html(content: Content, shared_plotly: str = "") -> bytes:
+    """Return the page of a run's content; `shared_plotly` as of `write_page`."""
+    return render(
         "report/page.html.j2",
         shared_plotly=shared_plotly,
         content=content,
@@ -125,8 +131,6 @@ def write_page(run: RunDir, shared_plotly: str = "", status: Status | None = Non
         settings=_settings(content),
         command=repeat_command(content),
     )
-    replace_bytes(run.report, html)
-    return run.report
 
 
 def _proposals(content: Content) -> list[Proposal]:

@@ -14,7 +14,13 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from testbed.runfolder.files import FollowedFile, read_plain, replace_text, write_json
+from testbed.runfolder.files import (
+    MOST_AT_A_TIME,
+    FollowedFile,
+    read_plain,
+    replace_text,
+    write_json,
+)
 from testbed.runfolder.problems import Problem, ProblemCode
 
 GLOO = "gloo"
@@ -505,8 +511,15 @@ def read_memory_shortage(path: Path) -> MemoryShortage | None:
 class Follower(Generic[AnyRecord]):
     """Reads the records of a growing file, each of them once."""
 
-    def __init__(self, path: Path, kind: type[AnyRecord] | TypeAdapter[Any]) -> None:
-        self._file = FollowedFile(path)
+    def __init__(
+        self,
+        path: Path,
+        kind: type[AnyRecord] | TypeAdapter[Any],
+        *,
+        most_bytes: int = MOST_AT_A_TIME,
+    ) -> None:
+        """Follow a file from its beginning; `most_bytes` are read at a time."""
+        self._file = FollowedFile(path, most_bytes=most_bytes)
         self._kind = kind
 
     def new(self) -> list[Any]:

@@ -83,6 +83,15 @@ def write_page(folder: SweepDir, points: pl.DataFrame, collectives: pl.DataFrame
         InputError: Sweep.json cannot be read.
         OSError: The page cannot be written.
     """
+    return _write(folder.page, page_html(folder, points, collectives))
+
+
+def page_html(folder: SweepDir, points: pl.DataFrame, collectives: pl.DataFrame) -> bytes:
+    """Return the page of a sweep; arguments are the same as in `write_page`.
+
+    Raises:
+        InputError: Sweep.json cannot be read.
+    """
     index = folder.read_index()
     figures: list[Figure] = []
     problems: list[str] = []
@@ -93,7 +102,7 @@ def write_page(folder: SweepDir, points: pl.DataFrame, collectives: pl.DataFrame
             problems.append(f"{plot.heading!r}: {error.what} ({error.remedy})")
 
     arguments = index.command[1:]
-    html = render(
+    return render(
         TEMPLATE,
         index=index,
         outcome=Outcome.of(points.columns, points.rows()),
@@ -103,8 +112,6 @@ def write_page(folder: SweepDir, points: pl.DataFrame, collectives: pl.DataFrame
         command=shlex.join(["testbed", *arguments]),
         spec=_experiment_text(folder),
     )
-
-    return _write(folder.page, html)
 
 
 def _experiment_text(folder: SweepDir) -> str:

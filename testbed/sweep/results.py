@@ -94,12 +94,20 @@ def gather(folder: SweepDir) -> SweepTables:
         InputError: Sweep.json cannot be read.
         OSError: The tables cannot be written.
     """
+    tables = make_tables(folder)
+    write_table(tables.points, folder.table)
+    write_table(tables.collectives, folder.collectives)
+    return tables
+
+
+def make_tables(folder: SweepDir) -> SweepTables:
+    """Make the tables of a sweep as `gather` does, without writing them."""
     index = folder.read_index()
     with reading(folder.index):
-        return _gather(folder, index)
+        return _tables(folder, index)
 
 
-def _gather(folder: SweepDir, index: SweepIndex) -> SweepTables:
+def _tables(folder: SweepDir, index: SweepIndex) -> SweepTables:
     run_folders = folder.failures()
     run_folders.update(folder.done())
     damages = folder.damages(index.points)
@@ -125,9 +133,7 @@ def _gather(folder: SweepDir, index: SweepIndex) -> SweepTables:
         row["identity"] = point.identity
         rows.append(row)
 
-    points = _write_table(rows, folder.table)
-    collectives = _write_table(collective_rows, folder.collectives)
-    return SweepTables(points, collectives)
+    return SweepTables(_table(rows), _table(collective_rows))
 
 
 @dataclass(frozen=True)
@@ -333,15 +339,13 @@ def time_to_loss(
     }
 
 
-def _write_table(rows: Sequence[Row], path: Path) -> pl.DataFrame:
-    """Write rows as a Parquet table, with columns in order of first appearance."""
+def _table(rows: Sequence[Row]) -> pl.DataFrame:
+    """Return a table of rows, with columns in order of first appearance."""
     columns: list[pl.Series] = []
     for name in _column_names(rows):
         values = _uniform([row.get(name) for row in rows])
         columns.append(pl.Series(name, values, strict=False))
-    table = pl.DataFrame(columns)
-    write_table(table, path)
-    return table
+    return pl.DataFrame(columns)
 
 
 def _column_names(rows: Sequence[Row]) -> list[str]:

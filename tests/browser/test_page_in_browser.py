@@ -4,14 +4,14 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from testbed.analysis.summarize import collect
 from testbed.report.compare_page import Side, compare_page
@@ -24,7 +24,9 @@ from testbed.runfolder.status import Status, write_status
 from testbed.sweep.folder import PLOTLY, PLOTLY_OF_POINTS
 from testbed.sweep.page import write_page as write_sweep_page
 from testbed.sweep.results import gather
+from tests.support.browser import LAPTOP, LONGEST_MS, PHONE, chromium_started
 from tests.support.large_run import write_large_run
+from tests.support.shared import Need
 from tests.support.synthetic import (
     make_plan,
     three_dcs,
@@ -45,24 +47,13 @@ COUNT_DATA = """plot => {
 # What is drawn of them: lines, markers, bars, and the image of a heat map.
 COUNT_DRAWN = "plot => plot.querySelectorAll('.js-line, .point, .heatmaplayer image').length"
 FIGURES = ["latency", "matrix", "utilisation", "queue", "ranks"]
-LONGEST_MS = 300_000  # of wall time for any step; they take 1 or 2 s
-expect.set_options(timeout=LONGEST_MS)
-PHONE, LAPTOP = {"width": 390, "height": 800}, {"width": 1280, "height": 800}
-
-
 Size = dict[str, int]
 
 
 @pytest.fixture(scope="module")
-def chromium(need: Callable[[object, str], None]) -> Iterator[Browser]:
-    path = shutil.which("chromium")
-    need(path, "chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=path, args=["--no-sandbox"], timeout=LONGEST_MS
-        )
+def chromium(need: Need) -> Iterator[Browser]:
+    with chromium_started(need) as browser:
         yield browser
-        browser.close()
 
 
 class Opener:

@@ -117,6 +117,7 @@ def rank_figure(
     plan: Plan,
     origin_ns: int,
     history: History | None = None,
+    most_bins: int = MOST_BINS,
 ) -> go.Figure | None:
     """Draw a row per rank, coloured by the rank's main activity at each time.
 
@@ -126,11 +127,12 @@ def rank_figure(
         plan: the run's plan.
         origin_ns: Unix time in ns at which the figure's time begins.
         history: the run's network over time; changes are marked.
+        most_bins: the most bins of time.
 
     Returns:
         The figure, or None without operations and steps.
     """
-    states = rank_states(ops, steps, len(plan.workers.ranks))
+    states = rank_states(ops, steps, len(plan.workers.ranks), most_bins)
     if states is None:
         return None
 
@@ -161,13 +163,16 @@ def rank_figure(
     )
 
 
-def rank_states(ops: pl.DataFrame, steps: pl.DataFrame | None, ranks: int) -> RankStates | None:
+def rank_states(
+    ops: pl.DataFrame, steps: pl.DataFrame | None, ranks: int, most_bins: int = MOST_BINS
+) -> RankStates | None:
     """Return the main activity of each rank in each bin, or None without operations and steps.
 
     Args:
         ops: ops.parquet.
         steps: train.parquet, or None if the run did not train.
         ranks: number of ranks.
+        most_bins: the most bins of time.
     """
     begins = []
     ends = []
@@ -180,7 +185,7 @@ def rank_states(ops: pl.DataFrame, steps: pl.DataFrame | None, ranks: int) -> Ra
     if not begins:
         return None
 
-    number = min(MOST_BINS, MOST_CELLS // ranks)
+    number = min(most_bins, MOST_CELLS // ranks)
     bins = TimeBins.between(min(begins), max(ends), max(LEAST_BINS, number))
 
     spans = _spans(ops, steps, ranks)

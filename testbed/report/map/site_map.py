@@ -168,8 +168,9 @@ class Picture:
         self._draw_map()
         self._draw_links()
         self._draw_sites()
-        for label in layout.link_labels.values():
-            self._draw_label(self.svg, label, has_pill=True)
+        for key, label in layout.link_labels.items():
+            group = self._draw_label(self.svg, label, has_pill=True)
+            group.set("id", f"label-{key}")
         add(self.svg, "text", self.network.name, class_="title", x=EDGE, y=26)
         add(self.svg, "text", counts(self.network), class_="note", x=EDGE, y=45)
         bottom = self._draw_foot()
@@ -334,8 +335,8 @@ class Picture:
                 rx=2,
             )
 
-    def _draw_label(self, parent: ET.Element, label: Label, has_pill: bool) -> None:
-        """Draw a label; a pill hides the line under the label."""
+    def _draw_label(self, parent: ET.Element, label: Label, has_pill: bool) -> ET.Element:
+        """Draw a label, and return its group; a pill hides the line under the label."""
         group = add(parent, "g", class_="label")
         box = label.box
         if label.leader is not None:
@@ -366,6 +367,7 @@ class Picture:
                 x=box.middle.x,
                 y=bottom - line.font_size * BASELINE,
             )
+        return group
 
     def _draw_foot(self) -> float:
         """Draw the notes and tables below the frame, and return the lower end in px."""
