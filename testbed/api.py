@@ -455,8 +455,8 @@ def run(
         shared_folder: Whether all hosts share one working folder, for a script or a function.
         events_from: Start of the topology's event times, for a script or a function: rank 0's first
             operation or rank 0's start; None: operation.
-        gpu: Kind of the GPUs to model, such as "H100", for a script or a function that uses CUDA
-            and NCCL (docs/gpus.md); None: hosts have no GPUs.
+        gpu: Kind of the GPUs to model, such as "H100" or "mine.yaml", for a script or a function
+            that uses CUDA and NCCL (docs/gpus.md); None: hosts have no GPUs.
         gpus_per_host: Number of modelled GPUs of each host, each with a rank; None: 1.
         **options: Any option of `testbed.spec.options.RunOptions`, such as
             ``isolation="process"`` or ``seed=3``.

@@ -29,7 +29,7 @@ from testbed.analysis.messages import message_rows
 from testbed.analysis.operations import ROW, bus_factor, iterations, settled, spread
 from testbed.analysis.plausibility import implausible
 from testbed.analysis.workload_summary import WorkloadSummary, workload_summary
-from testbed.core.gpus import peak_flops
+from testbed.core.gpus import ModelledGpu
 from testbed.core.median import median_within
 from testbed.plan.model import Direction, Plan
 from testbed.runfolder import records, schemas
@@ -168,8 +168,9 @@ def _gpu(run: LoadedRun) -> GpuSummary | None:
     if run.gpus is None:
         return None
 
-    peak = peak_flops(str(run.plan.workers.settings["gpu"])) or 0.0
-    return summarize_gpus(run.plan, run.gpus, run.ops, peak)
+    settings = run.plan.workers.settings
+    gpu = ModelledGpu.of_settings(settings["gpu"], settings["gpu_figures"])
+    return summarize_gpus(run.plan, run.gpus, run.ops, gpu.peak_flops)
 
 
 def _loop(run: LoadedRun) -> LoopSummary | None:

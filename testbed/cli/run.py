@@ -78,9 +78,9 @@ GpuOption = Annotated[
     str | None,
     typer.Option(
         envvar="TESTBED_GPU",
-        metavar="NAME",
+        metavar="NAME|FILE",
         help="script: model GPUs of this kind on each host, for scripts that use CUDA and NCCL "
-        "(H100, A100, ...; docs/gpus.md)",
+        "(H100, A100, ..., or a YAML file; docs/gpus.md)",
     ),
 ]
 GpusOption = Annotated[

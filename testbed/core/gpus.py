@@ -6,8 +6,8 @@ Peaks are of dense products without sparsity, for one accelerator as its maker s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
 
 NumberFormat = Literal["float32", "tf32", "bfloat16", "float16", "float8", "float4"]
 FORMATS: tuple[NumberFormat, ...] = get_args(NumberFormat)
@@ -40,6 +40,65 @@ class Accelerator:
     def training_format(self) -> NumberFormat:
         """The number format that mixed precision uses: bfloat16, or float16 on older ones."""
         return "bfloat16" if "bfloat16" in self.tflops else "float16"
+
+
+@dataclass(frozen=True)
+class Device:
+    """What torch.cuda shows of an accelerator, and how the accelerator is attached to its host.
+
+    Attributes:
+        device_name: Name that the driver reports.
+        capability: Compute capability.
+        multiprocessors: Number of multiprocessors.
+        peer_bytes_per_s: Rate to the other accelerators of the host, each way.
+        host_bytes_per_s: Rate of copies from and to main memory.
+        kernel_ns: Least time from the start of a kernel to the start of the next one.
+        source: Document with the rate to other accelerators.
+        reported_bytes: Memory that torch.cuda reports; None: a part of the maker's figure.
+    """
+
+    device_name: str
+    capability: tuple[int, int]
+    multiprocessors: int
+    peer_bytes_per_s: float
+    host_bytes_per_s: float = 25e9  # over PCIe 4.0 x16 they reach 25 of 31.5 GB/s
+    # CUDA starts short kernels 3.8 us apart (NVIDIA, "Getting Started with CUDA Graphs", 2019).
+    kernel_ns: float = 3800.0
+    source: str = ""
+    reported_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class ModelledGpu:
+    """A kind of GPU that hosts may have: one of `DEVICES`, or from a file of the user."""
+
+    name: str
+    accelerator: Accelerator
+    device: Device
+
+    @property
+    def peak_flops(self) -> float:
+        """Peak of mixed precision in FLOP/s."""
+        return self.accelerator.peak_flops(self.accelerator.training_format) or 0.0
+
+    def settings(self) -> dict[str, Any]:
+        """Return the figures as JSON."""
+        device = asdict(self.device)
+        device["device_source"] = device.pop("source")
+        return {**asdict(self.accelerator), **device}
+
+    @classmethod
+    def of_settings(cls, name: str, settings: Mapping[str, Any]) -> ModelledGpu:
+        """Return the GPU whose `settings` were written."""
+        accelerator = Accelerator(**{key: settings[key] for key in _names(Accelerator)})
+        values = {key: settings[key] for key in _names(Device)}
+        values["capability"] = tuple(settings["capability"])
+        values["source"] = settings["device_source"]
+        return cls(name, accelerator, Device(**values))
+
+
+def _names(kind: type[Accelerator] | type[Device]) -> list[str]:
+    return [field.name for field in fields(kind)]
 
 
 # NVIDIA's data sheets state most tensor peaks with sparsity; these are half of those.
@@ -147,6 +206,50 @@ ACCELERATORS = {
         source="Google Cloud TPU documentation, v6e",
     ),
 }
+
+# Names, capabilities and multiprocessors as drivers report them. Rates of NVLink and Infinity
+# Fabric are those of all links together, each way.
+DEVICES = {
+    "V100": Device("Tesla V100-SXM2-32GB", (7, 0), 80, 150e9, source="V100 data sheet: NVLink 2"),
+    "A100": Device("NVIDIA A100-SXM4-80GB", (8, 0), 108, 300e9, source="A100 data sheet: NVLink 3"),
+    "L40S": Device("NVIDIA L40S", (8, 9), 142, 31.5e9, source="L40S data sheet: PCIe 4.0 x16"),
+    "H100": Device("NVIDIA H100 80GB HBM3", (9, 0), 132, 450e9, source="H100 data sheet: NVLink 4"),
+    "H200": Device("NVIDIA H200", (9, 0), 132, 450e9, source="H200 data sheet: NVLink 4"),
+    "B200": Device("NVIDIA B200", (10, 0), 148, 900e9, source="DGX B200 data sheet: NVLink 5"),
+    "GB200": Device("NVIDIA GB200", (10, 0), 148, 900e9, source="GB200 data sheet: NVLink 5"),
+    "MI300X": Device(
+        "AMD Instinct MI300X",
+        (9, 4),
+        304,
+        448e9,
+        source="AMD Instinct MI300X data sheet: seven Infinity Fabric links of 64 GB/s each way",
+    ),
+    "MI325X": Device(
+        "AMD Instinct MI325X",
+        (9, 4),
+        304,
+        448e9,
+        source="AMD Instinct MI325X data sheet: seven Infinity Fabric links of 64 GB/s each way",
+    ),
+    # A chip as torch.cuda would show it: scripts for CUDA run with the rates of the chip.
+    "TPUv5p": Device(
+        "TPU v5p",
+        (9, 0),
+        2,
+        600e9,
+        source="Google Cloud TPU documentation, v5p: 4800 Gbit/s between chips",
+    ),
+}
+
+
+def modelled_gpu(name: str) -> ModelledGpu:
+    """Return a kind of GPU by its name.
+
+    Raises:
+        KeyError: there is none of that name.
+    """
+    return ModelledGpu(name, ACCELERATORS[name], DEVICES[name])
+
 
 # FLOP per parameter and token, forward and backward (arXiv 2001.08361), without the products of
 # attention.

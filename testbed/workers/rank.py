@@ -20,7 +20,7 @@ from testbed.runfolder.records import RankStarted, append
 from testbed.workers import comm
 from testbed.workers.comm import CommLibrary
 from testbed.workers.dispatcher import Interception
-from testbed.workers.gpu.device_library import gpu_environment
+from testbed.workers.gpu.device_library import planned_gpu_environment
 from testbed.workers.workload import RankContext, load_workload, shared_workload, workload_traits
 
 SIOCGIFFLAGS, SIOCGIFADDR, IFF_UP = 0x8913, 0x8915, 1  # linux/sockios.h, linux/if.h
@@ -192,9 +192,7 @@ def rank_environment(plan: Plan, rank: int, library: CommLibrary) -> dict[str, s
         "TESTBED_DATACENTERS": ",".join(datacenters),
     }
     variables.update(library.environment(HOST_INTERFACE, connections))
-    if workers.settings.get("gpu"):
-        count = int(workers.settings["gpus_per_host"])
-        variables.update(gpu_environment(workers.settings["gpu"], count))
+    variables.update(planned_gpu_environment(workers.settings))
 
     if workers.once_per_host:
         variables.update(

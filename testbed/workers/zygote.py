@@ -26,7 +26,7 @@ from testbed.core.linux import die_with_parent
 from testbed.plan.model import Plan
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.records import RankExit, append
-from testbed.workers.gpu.device_library import gpu_environment
+from testbed.workers.gpu.device_library import planned_gpu_environment
 from testbed.workers.gpu.install import import_what_gpus_use, install
 from testbed.workers.host_entry import enter_host
 from testbed.workers.orders import LaterOrders, Order, decode_orders
@@ -88,9 +88,9 @@ def main(run_folder: str, fifo: str) -> int:
 
 def _model_gpus(plan: Plan) -> None:
     """Give this process and its ranks the modelled GPUs of the plan, if there are any."""
-    name = plan.workers.settings.get("gpu")
-    if name:
-        os.environ.update(gpu_environment(name, int(plan.workers.settings["gpus_per_host"])))
+    variables = planned_gpu_environment(plan.workers.settings)
+    if variables:
+        os.environ.update(variables)
         install()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from testbed.core.gpus import modelled_gpu
 from testbed.workers.gpu.build import gpu_libraries, why_no_gpus
 from testbed.workers.gpu.figures import figures_of
 from tests.support.runs import Command, Folder, Need
@@ -174,5 +175,5 @@ def test_peak_memory(first: Folder) -> None:
     log = (first.path / "logs/rank-0.log").read_text()
     (peak,) = [int(line.split()[1]) for line in log.splitlines() if line.startswith("peak ")]
     assert 5 * 16 * MB > peak > 2 * 16 * MB
-    assert peak < figures_of("H100", 1).usable_bytes
+    assert peak < figures_of(modelled_gpu("H100"), 1).usable_bytes
     assert first.summary["gpu"]["memory"][0] == {"rank": 0, "peak_bytes": peak}

@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from testbed.core.gpus import modelled_gpu
 from testbed.workers.gpu.device_library import LIBRARIES, gpu_environment
 
 BEGIN = """
@@ -29,7 +30,7 @@ def run_on_gpus(code: str, libraries: Path, kind: str = "H100") -> tuple[Any, st
     """
     result = subprocess.run(
         [sys.executable, "-c", BEGIN + textwrap.dedent(code)],
-        env={**os.environ, LIBRARIES: str(libraries), **gpu_environment(kind, 2)},
+        env={**os.environ, LIBRARIES: str(libraries), **gpu_environment(modelled_gpu(kind), 2)},
         capture_output=True,
         text=True,
         check=False,

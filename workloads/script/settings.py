@@ -27,6 +27,7 @@ from testbed.core.paths import absolute_path
 from testbed.core.suggestions import suggest
 from testbed.core.units import UnitError
 from testbed.spec.base import Flag
+from testbed.spec.gpu_file import load_gpu
 from testbed.spec.options import visible_folder
 from testbed.spec.workload import Workload
 
@@ -93,8 +94,9 @@ class Script(Workload):
         "operation",
         description="origin of event times: rank 0's first operation, or its start",
     )
-    gpu: Literal["V100", "A100", "L40S", "H100", "H200", "B200", "GB200"] | None = Field(
-        None, description="model GPUs of this kind, for scripts that use CUDA and NCCL"
+    gpu: str | None = Field(
+        None,
+        description="model GPUs of this kind (a name, or a file), for scripts with CUDA and NCCL",
     )
     gpus_per_host: Annotated[int, Field(ge=1, le=16)] = Field(
         1, description="modelled GPUs of each host; as many ranks, unless their number is given"
@@ -272,7 +274,12 @@ class Script(Workload):
         if self.gpu is None:
             return {}
 
-        return {"gpu": self.gpu, "gpus_per_host": self.gpus_per_host}
+        gpu = load_gpu(self.gpu)
+        return {
+            "gpu": gpu.name,
+            "gpus_per_host": self.gpus_per_host,
+            "gpu_figures": gpu.settings(),
+        }
 
     def largest_tensor_bytes(self, ranks: int) -> int:
         """Return a guess in bytes: weights of 16 million float32 parameters, without gradients."""
@@ -285,6 +292,9 @@ class Script(Workload):
 
         if self.gpu is None and self.gpus_per_host > 1:
             raise UnitError("gpus_per_host requires gpu", "name the kind of GPU: --gpu H100")
+
+        if self.gpu is not None:
+            load_gpu(self.gpu)
 
         self.program()
         return self

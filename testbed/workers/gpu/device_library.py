@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import json
 import os
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+from testbed.core.gpus import ModelledGpu
 from testbed.workers.gpu import figures
 from testbed.workers.gpu.figures import Figures, figures_of
 
 LIBRARIES = "TESTBED_GPU_LIBRARIES"  # folder of the compiled libraries
-GPU = "TESTBED_MODELLED_GPU"  # "H100:8": name and number of the GPUs of a host
+GPU = "TESTBED_MODELLED_GPU"  # JSON: name, number and figures of the GPUs of a host
 DEVICE_LIBRARY = "libtestbed-gpu.so"
 TORCH_LIBRARIES = ("libc10.so", "libtorch_cpu.so")
 MEMORY_FIGURES = (
@@ -33,9 +37,19 @@ MEMORY_FIGURES = (
 )
 
 
-def gpu_environment(name: str, count: int) -> dict[str, str]:
-    """Return the environment variable that names the GPUs of a host."""
-    return {GPU: f"{name}:{count}"}
+def gpu_environment(gpu: ModelledGpu, count: int) -> dict[str, str]:
+    """Return the environment variable that describes the GPUs of a host."""
+    return {GPU: json.dumps({"name": gpu.name, "count": count, **gpu.settings()})}
+
+
+def planned_gpu_environment(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the environment variable for the settings of a plan; none without GPUs."""
+    name = settings.get("gpu")
+    if not name:
+        return {}
+
+    gpu = ModelledGpu.of_settings(name, settings["gpu_figures"])
+    return gpu_environment(gpu, int(settings["gpus_per_host"]))
 
 
 def is_asked_for() -> bool:
@@ -45,9 +59,10 @@ def is_asked_for() -> bool:
 
 @cache
 def gpu_figures() -> Figures:
-    """Return the figures of the GPUs that the environment names."""
-    name, _, count = os.environ[GPU].rpartition(":")
-    return figures_of(name, int(count))
+    """Return the figures of the GPUs that the environment describes."""
+    described = json.loads(os.environ[GPU])
+    gpu = ModelledGpu.of_settings(described["name"], described)
+    return figures_of(gpu, described["count"])
 
 
 @cache
@@ -111,8 +126,8 @@ def _configure(library: ctypes.CDLL, gpus: Figures) -> None:
         gpus.bytes_per_ns,
         rates,
         figures.ATTENTION_EFFICIENCY / figures.PRODUCT_EFFICIENCY,
-        figures.HOST_BYTES_PER_S / figures.NS_PER_S,
-        figures.LEAST_KERNEL_NS,
+        gpus.model.host_bytes_per_s / figures.NS_PER_S,
+        gpus.model.kernel_ns,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from testbed.core.gpus import ACCELERATORS, TERA, Accelerator
+from testbed.core.gpus import TERA, Accelerator, Device, ModelledGpu
 
 GIB = 2**30
 NS_PER_S = 1e9
@@ -19,47 +19,15 @@ PRODUCT_EFFICIENCY = 0.80
 ATTENTION_EFFICIENCY = 0.35
 # Part of the bandwidth that large copies reach: 0.92 on an H100 (STREAM triad, 3.08 of 3.35 TB/s).
 MEMORY_EFFICIENCY = 0.92
-# CUDA starts short kernels 3.8 us apart (NVIDIA, "Getting Started with CUDA Graphs", 2019).
-LEAST_KERNEL_NS = 3800.0
 # Part of the memory that the driver reports: 79.1 of 80 GiB on an A100 and an H100.
 REPORTED_MEMORY = 0.989
 CONTEXT_BYTES = GIB // 2  # of a CUDA context with its libraries' kernels
-# Copies from and to pinned memory over PCIe 4.0 x16 reach 25 of 31.5 GB/s.
-HOST_BYTES_PER_S = 25e9
 # Between two GPUs of a host, each way: NVLink's rate, of which NCCL's rings reach 80 % (nccl-tests
 # report 360 of 450 GB/s on eight H100).
 LOCAL_EFFICIENCY = 0.80
-PCIE_BYTES_PER_S = 31.5e9
 VECTOR_FORMATS = 16  # tensor cores multiply tf32 so many times as fast as vectors multiply float32
 
 
-@dataclass(frozen=True)
-class Model:
-    """What torch.cuda reports of a GPU, apart from the memory.
-
-    Attributes:
-        device_name: its name.
-        capability: its compute capability.
-        multiprocessors: number of its multiprocessors.
-        local_bytes_per_s: rate to other GPUs of the host, each way.
-    """
-
-    device_name: str
-    capability: tuple[int, int]
-    multiprocessors: int
-    local_bytes_per_s: float
-
-
-# Makers' data sheets, and the names that their drivers report.
-MODELS = {
-    "V100": Model("Tesla V100-SXM2-32GB", (7, 0), 80, 150e9),
-    "A100": Model("NVIDIA A100-SXM4-80GB", (8, 0), 108, 300e9),
-    "L40S": Model("NVIDIA L40S", (8, 9), 142, PCIE_BYTES_PER_S),
-    "H100": Model("NVIDIA H100 80GB HBM3", (9, 0), 132, 450e9),
-    "H200": Model("NVIDIA H200", (9, 0), 132, 450e9),
-    "B200": Model("NVIDIA B200", (10, 0), 148, 900e9),
-    "GB200": Model("NVIDIA GB200", (10, 0), 148, 900e9),
-}
 FORMATS: tuple[str, ...] = ("float64", "float32", "tf32", "float16", "float8")
 
 
@@ -76,7 +44,7 @@ class Figures:
         flops_per_ns: rate of products for each of `FORMATS`.
     """
 
-    model: Model
+    model: Device
     count: int
     memory_bytes: int
     usable_bytes: int
@@ -86,20 +54,20 @@ class Figures:
     @property
     def local_bytes_per_ns(self) -> float:
         """Rate of a ring between GPUs of one host."""
-        return self.model.local_bytes_per_s * LOCAL_EFFICIENCY / NS_PER_S
+        return self.model.peer_bytes_per_s * LOCAL_EFFICIENCY / NS_PER_S
 
 
-def figures_of(name: str, count: int) -> Figures:
-    """Return the figures of `count` GPUs with a name of `MODELS`."""
-    accelerator = ACCELERATORS[name]
+def figures_of(gpu: ModelledGpu, count: int) -> Figures:
+    """Return the figures of `count` GPUs of a kind."""
+    accelerator = gpu.accelerator
     memory_gb = accelerator.memory_bytes / 10**9  # makers write GB for GiB
-    memory_bytes = int(memory_gb * GIB * REPORTED_MEMORY)
+    memory_bytes = gpu.device.reported_bytes or int(memory_gb * GIB * REPORTED_MEMORY)
     rates = []
     for number_format in FORMATS:
         rates.append(_peak(accelerator, number_format) * PRODUCT_EFFICIENCY / NS_PER_S)
 
     return Figures(
-        model=MODELS[name],
+        model=gpu.device,
         count=count,
         memory_bytes=memory_bytes,
         usable_bytes=memory_bytes - CONTEXT_BYTES,
@@ -111,8 +79,9 @@ def figures_of(name: str, count: int) -> Figures:
 def _peak(accelerator: Accelerator, number_format: str) -> float:
     """Return the peak of a format, or of the nearest format that the data sheet has, in FLOP/s."""
     tflops = accelerator.tflops
-    float32 = tflops.get("float32") or tflops["tf32"] / VECTOR_FORMATS
     half = tflops.get("float16") or tflops["bfloat16"]
+    tensor32 = tflops.get("tf32") or half / 2
+    float32 = tflops.get("float32") or tensor32 / VECTOR_FORMATS
     peaks: dict[str, float] = {
         "float64": float32 / 2,
         "float32": float32,

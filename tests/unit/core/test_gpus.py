@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from testbed.core.gpus import ACCELERATORS, FORMATS, GB, peak_flops
+from testbed.core.gpus import ACCELERATORS, DEVICES, FORMATS, GB, peak_flops
 from tests.support.shared import PROJECT
 
 
@@ -41,5 +41,20 @@ def test_the_page_lists_all() -> None:
             f"{accelerator.memory_bytes // GB}",
             f"{accelerator.memory_bytes_per_s / GB / 1000:g}",
             accelerator.source,
+        ]
+        assert f"| {' | '.join(cells)} |" in lines
+
+
+def test_the_page_of_modelled_gpus_lists_all_devices() -> None:
+    lines = (PROJECT / "docs" / "gpus.md").read_text().splitlines()
+    for name, device in DEVICES.items():
+        accelerator = ACCELERATORS[name]
+        cells = [
+            f"`{name}`",
+            f"{accelerator.tflops[accelerator.training_format]:g}",
+            f"{accelerator.memory_bytes // GB}",
+            f"{accelerator.memory_bytes_per_s / GB / 1000:g}",
+            f"{device.peer_bytes_per_s / GB:g}",
+            f"{accelerator.source}; {device.source}",
         ]
         assert f"| {' | '.join(cells)} |" in lines

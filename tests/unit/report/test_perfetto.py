@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 
 from testbed.analysis.summarize import collect
+from testbed.core.gpus import modelled_gpu
 from testbed.plan.model import Change, Plan
 from testbed.report.load import load
 from testbed.report.perfetto import kernel_name, write_rank_traces, write_trace
@@ -356,7 +357,9 @@ def test_streams_of_modelled_gpus_have_threads(make: MakeRun) -> None:
             append(run.rank_gpu(0), span)
 
     plan = make_plan(two_dcs())
-    settings = {**plan.workers.settings, "gpu": "H100", "gpus_per_host": 1}
+    figures = modelled_gpu("H100").settings()
+    gpu = {"gpu": "H100", "gpus_per_host": 1, "gpu_figures": figures}
+    settings = {**plan.workers.settings, **gpu}
     workers = plan.workers.model_copy(update={"settings": settings})
     _, trace = make(plan.model_copy(update={"workers": workers}), prepare=prepare)
     drawn = []

@@ -251,7 +251,11 @@ def test_gpus_of_a_host(here: Path) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "error"),
-    [({"gpu": "H1000"}, "H100"), ({"gpus_per_host": 2}, "--gpu H100"), ({"gpu": "TPUv4"}, "GB200")],
+    [
+        ({"gpu": "H1000"}, "H100"),
+        ({"gpus_per_host": 2}, "--gpu H100"),
+        ({"gpu": "TPUv4"}, "TPUv5p"),
+    ],
 )
 def test_wrong_gpus(here: Path, settings: dict[str, object], error: str) -> None:
     with pytest.raises(InputError, match=error):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from testbed.core.gpus import ACCELERATORS
-from testbed.workers.gpu.figures import FORMATS, MODELS, figures_of
+from testbed.core.gpus import ACCELERATORS, DEVICES, modelled_gpu
+from testbed.workers.gpu.figures import FORMATS, figures_of
 
 GIB = 2**30
 # What torch.cuda.get_device_properties reports on the devices themselves, in GiB.
@@ -12,16 +12,16 @@ REPORTED = {"A100": 79.15, "H100": 79.11, "V100": 31.73, "H200": 139.8}
 
 @pytest.mark.parametrize("name", REPORTED)
 def test_memory_is_that_of_the_driver(name: str) -> None:
-    figures = figures_of(name, 1)
+    figures = figures_of(modelled_gpu(name), 1)
     # one factor for all kinds: real ones differ by 0.4 %
     assert figures.memory_bytes / GIB == pytest.approx(REPORTED[name], rel=0.004)
     assert figures.usable_bytes < figures.memory_bytes
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", DEVICES)
 def test_rates_are_below_the_peaks(name: str) -> None:
     """Formats that a data sheet leaves out have the rate of the nearest one."""
-    figures = figures_of(name, 1)
+    figures = figures_of(modelled_gpu(name), 1)
     rates = dict(zip(FORMATS, figures.flops_per_ns, strict=True))
     for number_format, tflops in ACCELERATORS[name].tflops.items():
         if number_format in rates:
