@@ -29,6 +29,7 @@ from testbed.plan.model import Clock, Frozen, Network
 from testbed.runfolder.files import last_lines, read_plain, replace_text
 
 REASON_LINES = 100  # of a log that are shown
+MAX_TIME_NS = 2**63 - 1  # of Linux
 FORMAT: Literal[1] = 1  # version of the JSON files of a deployment
 State: TypeAlias = Literal["starting", "running", "crashed", "gone"]
 
@@ -160,9 +161,10 @@ class Deployment:
     def read_last_time_ns(self) -> int | None:
         """Return the guest's clock in Unix ns at the end of the newest request; None if unknown."""
         try:
-            return int(read_plain(self.last_time))
+            time_ns = int(read_plain(self.last_time))
         except (OSError, ValueError):
             return None
+        return time_ns if 0 <= time_ns <= MAX_TIME_NS else None
 
     def write_last_time_ns(self, time_ns: int) -> None:
         """Write the guest's clock in Unix ns at the end of a request."""

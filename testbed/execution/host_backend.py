@@ -98,6 +98,11 @@ class HostBackend:
         Raises:
             MachineError: a requirement is missing.
         """
+        if any(host.cpu is not None for host in plan.network.hosts):
+            raise MachineError(
+                "only a guest can model the CPU of hosts\n"
+                "  remove cpu from the topology, or leave out --where here"
+            )
         require_packages()
         require_programs(plan.workers.isolation, plan.capture)
         require_host_runs()

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from pyroute2 import IPRoute
 
+from testbed.core.errors import RunError
 from testbed.network import fabric, qdiscs
 from testbed.network.built import BuiltNetwork
 from testbed.network.flow_limit import limit_connections
@@ -26,6 +27,7 @@ from testbed.network.qdiscs import OUTSIDE_PLANT, ShapedPort
 from testbed.network.routes import SingleRoute, set_routes
 from testbed.plan.model import (
     HOST_INTERFACE,
+    CpuTime,
     Datacenter,
     Direction,
     Host,
@@ -36,6 +38,10 @@ from testbed.plan.model import (
     WanLink,
 )
 
+NO_CPU_TIME = (
+    "this kernel cannot model the CPU of hosts\n"
+    "  remove cpu from the topology, or use a guest kernel of Linux 6.12 (testbed guest build)"
+)
 # In bytes: the first two fields of tcp_rmem and tcp_wmem, as Linux sets them by default.
 TCP_RMEM_MIN_DEFAULT = "4096 131072"
 TCP_WMEM_MIN_DEFAULT = "4096 16384"
@@ -127,6 +133,8 @@ def configure_host(
         qdiscs.shape(connection, ports)
 
     write_sysctls(network.pid(host.node), tcp_sysctls(host.tcp or plan.tcp))
+    if host.cpu is not None:
+        configure_cpu(network.pid(host.node), host.cpu)
 
 
 def tcp_sysctls(tcp: Tcp) -> dict[str, object]:
@@ -144,6 +152,19 @@ def tcp_sysctls(tcp: Tcp) -> dict[str, object]:
         "net/ipv4/tcp_max_tw_buckets": 262_144,
         "net/ipv4/tcp_max_syn_backlog": 4096,
     }
+
+
+def configure_cpu(pid: int, cpu: CpuTime) -> None:
+    """Set the CPU time of calls in the network namespace of process `pid`.
+
+    Raises:
+        RunError: the kernel cannot model it.
+    """
+    sysctls = {"net/ipv4/tcp_call_time": cpu.call_ns, "net/ipv4/tcp_byte_time": cpu.byte_ps}
+    try:
+        write_sysctls(pid, sysctls)
+    except FileNotFoundError:
+        raise RunError(NO_CPU_TIME) from None
 
 
 def configure_router(

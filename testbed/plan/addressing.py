@@ -19,10 +19,11 @@ from testbed.plan.events import resolve_changes
 from testbed.plan.routing import best_routes
 from testbed.plan.seeds import mac, port, queue_packets, stable_seed
 from testbed.plan.tcp import LEAST_TCP_BUFFER, auto_tcp_buffer, packets_per_burst, resolve_tcp
-from testbed.spec.topology import Datacenter, Topology
+from testbed.spec.topology import Cpu, Datacenter, Topology
 from testbed.spec.wan import GilbertElliott, Link, LinkDirection, QueueLength
 
 ETHERNET_BYTES = 14
+PS_PER_S = 10**12
 NIC_TRANSMIT_PACKETS = 1_000_000  # queue of the sender's NIC, which never drops
 WAN_QUEUE = QueueLength(Decimal(1), "bdp")
 WAN_ADDRESSES = IPv4Address("172.16.0.0")
@@ -140,7 +141,15 @@ def _hosts(
             nic_jitter_ns=nic.jitter,
             nic_seed=stable_seed(seed, name),
             flow_rate_bps=nic.flow_rate,
+            cpu=_cpu(site.cpu),
         )
+
+
+def _cpu(cpu: Cpu | None) -> model.CpuTime | None:
+    if cpu is None:
+        return None
+    byte_ps = 0 if cpu.copy_rate is None else round(8 * PS_PER_S / cpu.copy_rate)
+    return model.CpuTime(call_ns=cpu.call_time, byte_ps=byte_ps)
 
 
 def _datacenter(

@@ -151,6 +151,18 @@ class Tcp(Frozen):
     packets_per_skb: int = Field(1, ge=1, le=MOST_PACKETS_PER_SKB)
 
 
+class CpuTime(Frozen):
+    """CPU time of the calls by which a host sends and receives.
+
+    Attributes:
+        call_ns: Of each call.
+        byte_ps: Of each byte that a call copies.
+    """
+
+    call_ns: int = Field(0, ge=0)
+    byte_ps: int = Field(0, ge=0)
+
+
 class Host(Frozen):
     """A machine of a datacenter.
 
@@ -170,6 +182,7 @@ class Host(Frozen):
         nic_seed: Seed of the random choices of the NIC's queues.
         flow_rate_bps: Most bit/s of a connection that the host sends, or None for no limit.
         tcp: The host's TCP settings, or None for those of the network.
+        cpu: CPU time of sending and receiving, or None for none.
         silent: Whether nothing that the host sends, or that is sent to the host, arrives.
     """
 
@@ -186,6 +199,7 @@ class Host(Frozen):
     nic_seed: int = Field(ge=0)
     flow_rate_bps: int | None = Field(None, gt=0)
     tcp: Tcp | None = None
+    cpu: CpuTime | None = None
     silent: bool = False
 
     @property

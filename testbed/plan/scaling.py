@@ -37,6 +37,8 @@ def _divided(value: Any, divisor: int) -> Any:
         _divide_bottleneck(changed, divisor)
     if value.get("flow_rate_bps"):
         changed["flow_rate_bps"] = max(1, value["flow_rate_bps"] // divisor)
+    if "byte_ps" in value:
+        changed["byte_ps"] = value["byte_ps"] * divisor
     if "pace_bps" in value:
         _divide_transfer(changed, divisor)
     return changed

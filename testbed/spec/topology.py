@@ -70,6 +70,11 @@ MAX_OVERSUBSCRIPTION = 1_000_000
 MAX_SPINES = 64
 DEFAULT_NIC_RATE = 25_000_000_000  # bit/s
 DEFAULT_NIC_DELAY = 5_000  # ns
+MIN_COPY_RATE = 10_000_000  # bit/s
+MAX_COPY_RATE = 8_000_000_000_000
+MIN_CALL_TIME = 100  # ns
+MAX_CALL_TIME = 10_000_000
+DEFAULT_CALL_TIME = 1_000
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -150,6 +155,30 @@ class Nic(Strict):
         if self.jitter > self.delay:
             refuse([Mistake(("jitter",), "the jitter of the NIC exceeds its delay")], "Nic")
         return self
+
+
+class Cpu(Strict):
+    """The time that a host's CPU takes to send and to receive by TCP."""
+
+    copy_rate: Rate | None = Field(
+        None,
+        description="rate at which one core copies what a call sends or receives; left out, copies "
+        "take no time",
+        examples=["80 Gbit/s"],
+    )
+    call_time: Annotated[Time, Field(ge=MIN_CALL_TIME, le=MAX_CALL_TIME)] = Field(
+        DEFAULT_CALL_TIME,
+        description="time that each call takes that sends, receives, or waits for sockets; "
+        "from 100 ns to 10 ms",
+        examples=["1 us"],
+    )
+
+    @field_validator("copy_rate")
+    @classmethod
+    def _in_range(cls, rate: int | None) -> int | None:
+        if rate is not None and not MIN_COPY_RATE <= rate <= MAX_COPY_RATE:
+            raise UnitError("the copy rate must be from 10 Mbit/s to 8 Tbit/s")
+        return rate
 
 
 BUFFERS = ("auto", "linux", "linux-5")
@@ -272,6 +301,7 @@ class DatacenterDefaults(Strict):
         description="TCP settings of each host; left out, those of the topology",
         examples=["linux-5"],
     )
+    cpu: Cpu | None = Field(None, description="CPU time of sending and receiving; left out, none")
     fabric: Annotated[
         Annotated[Literal["switch"], BeforeValidator(_one_switch), Tag("(switch)")]
         | Annotated[LeafSpine, Tag("(leaf-spine)")],

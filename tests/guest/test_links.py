@@ -94,6 +94,13 @@ def cloud() -> Written:
     return {"name": "cloud", "datacenters": {"a": {"hosts": 3, "nic": nic}}}
 
 
+def busy_cpus() -> Scenario:
+    """Two hosts whose CPUs are slower than their NICs."""
+    cpu = {"copy_rate": "2 Gbit/s", "call_time": "100 us"}
+    site = {"hosts": 2, "nic": {"rate": "10 Gbit/s", "delay": "0.1 ms"}, "cpu": cpu}
+    return scenario_of({"name": "busy", "datacenters": {"a": site}}, "tcp", seconds=0.5, settle=0.2)
+
+
 def jittery_nics(between: str) -> Scenario:
     """Single packets of 100 bytes, `between` each two, from a NIC with jitter."""
     nic = {"rate": "10 Gbit/s", "delay": "20 ms", "jitter": "1 ms"}
@@ -222,6 +229,7 @@ def topology_scenarios() -> Scenarios:
         "same leaf": scenario_of(clos(1, 8), "pairs", seconds=0.05, settle=0.01, ends=inside_leaf),
         "spread": scenario_of(clos(4, 32), "pairs", seconds=0.02, settle=0.005, ends=many_pairs),
         "clos rtt": scenario_of(clos(2, 4), "rtt"),
+        "busy cpus": busy_cpus(),
         "flow rate": scenario_of(cloud(), "pairs", seconds=0.5, settle=0.2, ends=from_one_host),
         "multipath": scenario_of(diamond(), "pairs", seconds=1, settle=0.5, ends=across_diamond),
     }
@@ -476,6 +484,13 @@ def test_flow_rate(results: Results) -> None:
     """Each connection of a host gets the limit, also two to the same host; within 0.5 %."""
     expected_bps = [GBIT * SEGMENT / FRAME] * 3
     assert results["flow rate"]["bps"] == pytest.approx(expected_bps, rel=0.005)
+
+
+def test_busy_cpus(results: Results) -> None:
+    """A call sends 256 KiB in 100 us and the time of the copy at 2 Gbit/s; within 1 %."""
+    bits = 8 * 2**18
+    expected_bps = bits / (bits / (2 * GBIT) + 100e-6)
+    assert results["busy cpus"]["bps"] == pytest.approx([expected_bps], rel=0.01)
 
 
 def test_multipath(results: Results) -> None:

@@ -72,7 +72,7 @@ REPLACEMENTS = {
         "iowa: {hosts: 2}",
         "iowa: {hosts: 2, colour: blue}",
         "mine.yaml:2, datacenters.iowa.colour: unknown key 'colour'\n"
-        "  known keys: hosts, nic, tcp, fabric, location",
+        "  known keys: hosts, nic, tcp, cpu, fabric, location",
     ),
     "an unknown fabric": (
         "iowa: {hosts: 2}",

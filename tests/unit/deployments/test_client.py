@@ -110,3 +110,10 @@ def test_second_and_third_interrupt(deployment: Deployment) -> None:
     client.has_sent(KILL)
     client.interrupt()
     assert client.status() == 99
+
+
+@pytest.mark.parametrize("text", ["7" * 30, "-1", "1e9", "", "x"])
+def test_a_damaged_time(text: str, deployment: Deployment) -> None:
+    """A time that Linux cannot have is unknown."""
+    deployment.last_time.write_text(text)
+    assert deployment.read_last_time_ns() is None

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from testbed.core.errors import MachineError
 from testbed.execution.backend import Backend, backend_for
 from testbed.execution.guest_backend import (
     GuestBackend,
@@ -14,7 +15,7 @@ from testbed.execution.guest_backend import (
 )
 from testbed.execution.host_backend import HostBackend
 from testbed.guest.kernel import Kernel
-from testbed.plan.model import Plan
+from testbed.plan.model import CpuTime, Plan
 from tests.support.synthetic import make_plan, two_dcs
 
 
@@ -36,6 +37,13 @@ def test_plan_says_where(plan: Plan) -> None:
     assert isinstance(in_guest, GuestBackend)
     assert isinstance(on_host, HostBackend)
     assert (in_guest.subject, on_host.subject) == ("the guest", "the run")
+
+
+def test_only_guests_model_cpus(plan: Plan) -> None:
+    busy = plan.network.hosts[0].model_copy(update={"cpu": CpuTime(call_ns=1000, byte_ps=100)})
+    network = plan.network.model_copy(update={"hosts": (busy, *plan.network.hosts[1:])})
+    with pytest.raises(MachineError, match="only a guest can model the CPU of hosts"):
+        HostBackend().check(changed(plan, where="here", network=network))
 
 
 def test_resident_guest_takes_precedence(plan: Plan) -> None:

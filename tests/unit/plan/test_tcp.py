@@ -3,10 +3,12 @@
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from testbed.core.errors import InputError
 from testbed.plan.addressing import resolve_network
-from testbed.plan.model import Network
+from testbed.plan.model import CpuTime, Network
+from testbed.plan.scaling import scaled
 from testbed.plan.tcp import receive_limit, send_limit
 from testbed.spec.topology import Topology
 
@@ -53,6 +55,27 @@ def test_a_datacenter_has_its_own_settings() -> None:
     assert second.tcp.congestion_control == "bbr"
     assert second.tcp.buffer_bytes == 16 * MIB
     assert mixed.tcp.congestion_control == "cubic"
+
+
+def test_cpu() -> None:
+    """80 Gbit/s are 100 ps for each byte; a network at a tenth of the rates copies as slowly."""
+    cpu = {"copy_rate": "80 Gbit/s", "call_time": "1 us"}
+    topology = Topology.model_validate({"datacenters": {"a": {"cpu": cpu, "hosts": 2}}})
+    network = resolve_network(topology)
+    assert [host.cpu for host in network.hosts] == [CpuTime(call_ns=1000, byte_ps=100)] * 2
+    assert scaled(network, 10).hosts[0].cpu == CpuTime(call_ns=1000, byte_ps=1000)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "reason"),
+    [
+        ({"copy_rate": "1 Mbit/s"}, "the copy rate must be from 10 Mbit/s to 8 Tbit/s"),
+        ({"call_time": "1 s"}, "call_time"),
+    ],
+)
+def test_impossible_cpu(cpu: dict[str, str], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        Topology.model_validate({"datacenters": {"a": {"cpu": cpu}}})
 
 
 def test_flow_rate() -> None:
