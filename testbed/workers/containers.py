@@ -84,6 +84,7 @@ class Containers(Fleet):
             self._collector = stack.enter_context(
                 collecting(self.run, self.plan, self._folder / "records")
             )
+            self._values = self._share_values(self._folder)
             cgroups.delegate_root()
             self._group = stack.enter_context(cgroups.group(self._folder.name))
             self._parent: WarmParent | None = None
@@ -231,6 +232,9 @@ class Containers(Fleet):
             modes[str(fifo.parent)] = "ro"
             for log in self._new_logs(host):
                 modes[str(log)] = "rw"
+
+        if self._values is not None:
+            modes[str(self._values)] = "rw"
 
         mounts = [_bound(path, path, mode) for path, mode in modes.items()]
         assert self._collector is not None

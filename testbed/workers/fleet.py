@@ -18,6 +18,7 @@ from testbed.runfolder.folder import RunDir
 from testbed.runfolder.records import Follower, RankExit
 from testbed.runfolder.stacks import END, RankStacks, describe, parse_stacks
 from testbed.workers.collector import Collector
+from testbed.workers.gpu.device_library import VALUES
 from testbed.workers.gpu_hint import gpu_hint
 from testbed.workers.stacks import Logs, rank_of, request_stacks, state_of
 
@@ -116,6 +117,21 @@ class Fleet(ABC):
             self._collector.open()
         self._starts.update(rank.rank for rank in self.plan.workers.processes)
         self._start(self.hosts, self._netns)
+
+    def _share_values(self, folder: Path) -> Path | None:
+        """Make a folder below `folder` through which modelled GPUs exchange values (docs/gpus.md).
+
+        Returns:
+            The folder, which the environment of the ranks names; None if hosts have no such GPUs.
+        """
+        if not self.plan.workers.settings.get("gpu"):
+            return None
+
+        values = folder / "values"
+        values.mkdir()
+        values.chmod(0o1777)
+        os.environ[VALUES] = str(values)
+        return values
 
     def kill(self, hosts: Sequence[str]) -> None:
         """Kill the ranks of `hosts`, as the plan asks."""

@@ -42,6 +42,7 @@ class Processes(Fleet):
                 collecting(self.run, self.plan, folder / "records")
             )
             self._views = {host: self._view(host, self._collector) for host in self.hosts}
+            self._share_values(folder)
             self._parent = stack.enter_context(warm_parent(self.run, folder))
             self._stack = stack.pop_all()
 

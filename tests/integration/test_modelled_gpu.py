@@ -149,7 +149,7 @@ def test_what_a_training_script_uses(on_gpus: Any) -> None:
 def test_decisions_and_refusals(on_gpus: Any) -> None:
     result, log = on_gpus(
         """
-        x = torch.ones(3, device="cuda")
+        x = torch.ones(1000, device="cuda")
         loss = x.sum().item()
         if loss < 5:
             pass

@@ -33,13 +33,24 @@ DEVICE_PARTS = (
     "timeline",
     "labels",
     "steps",
+    "values",
+    "computed_values",
     "cost",
     "known_calls",
     "stand_ins",
     "operators",
     "tensor_operators",
 )
-PYTHON_PARTS = ("sockets", "transfer", "rings", "communicator", "backend", "python")
+PYTHON_PARTS = (
+    "sockets",
+    "transfer",
+    "rings",
+    "carried",
+    "combinations",
+    "communicator",
+    "backend",
+    "python",
+)
 LAST_LINES = 5  # quoted from the compiler's errors
 JOBS = 2  # each takes up to 1.5 GiB of memory
 

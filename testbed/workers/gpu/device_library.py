@@ -21,6 +21,7 @@ from testbed.workers.gpu import figures
 from testbed.workers.gpu.figures import Figures, figures_of
 
 LIBRARIES = "TESTBED_GPU_LIBRARIES"  # folder of the compiled libraries
+VALUES = "TESTBED_GPU_VALUES"  # folder in which ranks exchange values (native/carried.cpp)
 GPU = "TESTBED_MODELLED_GPU"  # JSON: name, number and figures of the GPUs of a host
 DEVICE_LIBRARY = "libtestbed-gpu.so"
 TORCH_LIBRARIES = ("libc10.so", "libtorch_cpu.so")

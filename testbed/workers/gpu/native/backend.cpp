@@ -4,10 +4,12 @@
 #include <c10/core/StreamGuard.h>
 #include <torch/csrc/distributed/c10d/reducer_timer.hpp>
 
+#include <numeric>
 #include <set>
+#include <utility>
 
 #include "device.h"
-#include "memory.h"
+#include "combinations.h"
 
 namespace testbed {
 
@@ -28,12 +30,6 @@ int64_t bytes_of(const std::vector<at::Tensor>& tensors) {
 }
 
 c10::Device device_at(int index) { return {c10::kCUDA, static_cast<c10::DeviceIndex>(index)}; }
-
-void forget_all(const std::vector<at::Tensor>& tensors) {
-  for (const at::Tensor& tensor : tensors) {
-    forget_values(tensor);
-  }
-}
 
 int device_of(const std::vector<at::Tensor>& tensors) {
   for (const at::Tensor& tensor : tensors) {
@@ -112,7 +108,47 @@ void NcclWork::synchronize() {
 
 NcclBackend::NcclBackend(c10::intrusive_ptr<c10d::Store> store, int rank, int size,
                          c10::intrusive_ptr<NcclOptions> options)
-    : Backend(rank, size), store_(std::move(store)), options_(std::move(options)) {}
+    : Backend(rank, size), store_(std::move(store)), options_(std::move(options)), name_(unique_name(store_)) {}
+
+std::vector<int> NcclBackend::all_ranks() const {
+  std::vector<int> ranks(static_cast<size_t>(size_));
+  std::iota(ranks.begin(), ranks.end(), 0);
+  return ranks;
+}
+
+void NcclBackend::carry(const Tensors& inputs, const Tensors& outputs, std::vector<int> senders, Combine combine) {
+  if (name_.empty()) {
+    senders.clear();
+  }
+  const std::string key = name_ + "-" + std::to_string(carried_++);
+  next_carried_ = {std::make_shared<Carried>(key, rank_, inputs, outputs, std::move(senders), std::move(combine))};
+}
+
+std::vector<std::shared_ptr<Carried>> NcclBackend::take_carried() { return std::exchange(next_carried_, {}); }
+
+void NcclBackend::carry_from_all(const Tensors& inputs, const Tensors& outputs, Combine combine) {
+  // all ranks do alike: where this one knows no values, neither do others
+  carry(inputs, outputs, are_carried(inputs) ? all_ranks() : std::vector<int>(), std::move(combine));
+}
+
+void NcclBackend::carry_from(int root, const Tensors& inputs, const Tensors& outputs, Combine combine) {
+  const bool is_root = rank_ == root;
+  carry(is_root ? inputs : Tensors(), outputs, {root}, std::move(combine));
+}
+
+void NcclBackend::carry_message(int source, int target, const Tensors& sent, const Tensors& received) {
+  const int64_t number = messages_[{source, target}]++;
+  const std::string key = name_ + "-" + std::to_string(source) + "-" + std::to_string(target) + "-" + std::to_string(number);
+  const bool is_received = !received.empty() && !name_.empty();
+  auto one = std::make_shared<Carried>(key, rank_, sent, received,
+                                       is_received ? std::vector<int>{source} : std::vector<int>(),
+                                       [](const Contributions& all) { return all[0]; });
+  if (is_coalescing_) {
+    pending_.carried.push_back(one);
+  } else {
+    next_carried_ = {one};
+  }
+}
 
 void NcclBackend::setTimeout(std::chrono::milliseconds timeout) {
   options_->timeout = timeout;
@@ -156,9 +192,7 @@ NcclBackend::WorkPtr NcclBackend::ring(c10d::OpType type, Algorithm algorithm, i
                                        Tensors outputs) {
   const c10::DeviceGuard guard(device_at(device_of(outputs)));
   auto group = communicator("nccl", rank_, size_);
-  if (algorithm == Algorithm::all_gather || algorithm == Algorithm::reduce_scatter) {
-    forget_all(outputs);  // of all_reduce and broadcast a rank keeps its own values
-  }
+  group->carry(take_carried());
   auto work = new_work(type, std::move(outputs));
   const std::string name = c10d::opTypeToString(type) + " of " + std::to_string(bytes) + " B";
   work->attach(group->run_ring(algorithm, bytes, root, name, work->on_end()), group->stream());
@@ -168,7 +202,6 @@ NcclBackend::WorkPtr NcclBackend::ring(c10d::OpType type, Algorithm algorithm, i
 
 NcclBackend::WorkPtr NcclBackend::messages(c10d::OpType type, std::vector<Message> sent,
                                            std::vector<Message> received, Tensors outputs) {
-  forget_all(outputs);
   auto work = new_work(type, std::move(outputs));
   Pending pending{std::move(sent), std::move(received), {work}};
   launch(std::move(pending), c10d::opTypeToString(type));
@@ -178,6 +211,7 @@ NcclBackend::WorkPtr NcclBackend::messages(c10d::OpType type, std::vector<Messag
 
 void NcclBackend::launch(Pending pending, const std::string& name) {
   auto group = communicator("nccl", rank_, size_);
+  group->carry(pending.carried.empty() ? take_carried() : std::move(pending.carried));
   const auto works = pending.works;
   auto on_end = [works](int64_t begin_ns, int64_t end_ns) {
     for (const auto& work : works) {
@@ -194,9 +228,6 @@ void NcclBackend::launch(Pending pending, const std::string& name) {
 NcclBackend::WorkPtr NcclBackend::message(c10d::OpType type, std::vector<Message> sent, std::vector<Message> received,
                                           Tensors outputs, int peer) {
   const c10::DeviceGuard guard(device_at(device_of(outputs)));
-  if (type == c10d::OpType::RECV) {
-    forget_all(outputs);
-  }
   auto work = new_work(type, std::move(outputs));
   if (is_coalescing_) {
     pending_.sent.insert(pending_.sent.end(), sent.begin(), sent.end());
@@ -206,6 +237,7 @@ NcclBackend::WorkPtr NcclBackend::message(c10d::OpType type, std::vector<Message
   }
   const std::string pair = std::to_string(std::min(rank_, peer)) + ":" + std::to_string(std::max(rank_, peer));
   auto group = communicator(pair, rank_, size_);
+  group->carry(take_carried());
   auto operation = group->exchange(std::move(sent), std::move(received), c10d::opTypeToString(type), work->on_end());
   work->attach(operation, group->stream());
   return work;
@@ -227,51 +259,63 @@ NcclBackend::WorkPtr NcclBackend::endCoalescing() {
   return last_work_;
 }
 
-NcclBackend::WorkPtr NcclBackend::allreduce(Tensors& tensors, const c10d::AllreduceOptions&) {
+NcclBackend::WorkPtr NcclBackend::allreduce(Tensors& tensors, const c10d::AllreduceOptions& options) {
+  carry_from_all(tensors, tensors, reducing(options.reduceOp, tensors.size()));
   return ring(c10d::OpType::ALLREDUCE, Algorithm::all_reduce, bytes_of(tensors), 0, tensors);
 }
 
-NcclBackend::WorkPtr NcclBackend::allreduce_coalesced(Tensors& tensors, const c10d::AllreduceCoalescedOptions&) {
+NcclBackend::WorkPtr NcclBackend::allreduce_coalesced(Tensors& tensors, const c10d::AllreduceCoalescedOptions& options) {
+  carry_from_all(tensors, tensors, reducing(options.reduceOp, tensors.size()));
   return ring(c10d::OpType::ALLREDUCE_COALESCED, Algorithm::all_reduce, bytes_of(tensors), 0, tensors);
 }
 
 NcclBackend::WorkPtr NcclBackend::broadcast(Tensors& tensors, const c10d::BroadcastOptions& options) {
   const int root = static_cast<int>(options.rootRank);
+  carry_from(root, tensors, rank_ == root ? Tensors() : tensors, [](const Contributions& all) { return all[0]; });
   return ring(c10d::OpType::BROADCAST, Algorithm::broadcast, bytes_of(tensors), root, tensors);
 }
 
 NcclBackend::WorkPtr NcclBackend::reduce(Tensors& tensors, const c10d::ReduceOptions& options) {
   const int root = static_cast<int>(options.rootRank);
+  const bool is_root = rank_ == root;
+  carry(tensors, is_root ? tensors : Tensors(), is_root && are_carried(tensors) ? all_ranks() : std::vector<int>(),
+        reducing(options.reduceOp, tensors.size()));
   return ring(c10d::OpType::REDUCE, Algorithm::reduce, bytes_of(tensors), root, tensors);
 }
 
 NcclBackend::WorkPtr NcclBackend::allgather(std::vector<Tensors>& outputs, Tensors& inputs,
                                             const c10d::AllgatherOptions&) {
+  carry_from_all(inputs, outputs[0], firsts);
   return ring(c10d::OpType::ALLGATHER, Algorithm::all_gather, size_ * bytes_of(inputs), 0, outputs[0]);
 }
 
 NcclBackend::WorkPtr NcclBackend::_allgather_base(at::Tensor& output, at::Tensor& input,
                                                   const c10d::AllgatherOptions&) {
+  carry_from_all({input}, {output}, gathering(1));
   return ring(c10d::OpType::_ALLGATHER_BASE, Algorithm::all_gather, size_ * bytes_of(input), 0, {output});
 }
 
 NcclBackend::WorkPtr NcclBackend::allgather_into_tensor_coalesced(Tensors& outputs, Tensors& inputs,
                                                                   const c10d::AllgatherOptions&) {
+  carry_from_all(inputs, outputs, gathering(inputs.size()));
   return ring(c10d::OpType::COALESCED, Algorithm::all_gather, size_ * bytes_of(inputs), 0, outputs);
 }
 
 NcclBackend::WorkPtr NcclBackend::reduce_scatter(Tensors& outputs, std::vector<Tensors>& inputs,
-                                                 const c10d::ReduceScatterOptions&) {
+                                                 const c10d::ReduceScatterOptions& options) {
+  carry_from_all(inputs[0], outputs, reducing_for(options.reduceOp, rank_));
   return ring(c10d::OpType::REDUCE_SCATTER, Algorithm::reduce_scatter, bytes_of(inputs[0]), 0, outputs);
 }
 
 NcclBackend::WorkPtr NcclBackend::_reduce_scatter_base(at::Tensor& output, at::Tensor& input,
-                                                       const c10d::ReduceScatterOptions&) {
+                                                       const c10d::ReduceScatterOptions& options) {
+  carry_from_all({input}, {output}, reducing_parts(options.reduceOp, 1, rank_, size_));
   return ring(c10d::OpType::_REDUCE_SCATTER_BASE, Algorithm::reduce_scatter, bytes_of(input), 0, {output});
 }
 
 NcclBackend::WorkPtr NcclBackend::reduce_scatter_tensor_coalesced(Tensors& outputs, Tensors& inputs,
-                                                                  const c10d::ReduceScatterOptions&) {
+                                                                  const c10d::ReduceScatterOptions& options) {
+  carry_from_all(inputs, outputs, reducing_parts(options.reduceOp, inputs.size(), rank_, size_));
   return ring(c10d::OpType::REDUCE_SCATTER_TENSOR_COALESCED, Algorithm::reduce_scatter, bytes_of(inputs), 0, outputs);
 }
 
@@ -290,6 +334,8 @@ NcclBackend::WorkPtr NcclBackend::alltoall_base(at::Tensor& output, at::Tensor& 
     sent.push_back({peer, out});
     received.push_back({peer, in});
   }
+  const Tensors parts = input_splits.empty() ? input.chunk(size_) : input.split_with_sizes(input_splits);
+  carry_from_all(parts, {output}, those_for_joined(rank_));
   return messages(c10d::OpType::ALLTOALL_BASE, std::move(sent), std::move(received), {output});
 }
 
@@ -301,6 +347,7 @@ NcclBackend::WorkPtr NcclBackend::alltoall(Tensors& outputs, Tensors& inputs, co
     sent.push_back({peer, bytes_of(inputs[peer])});
     received.push_back({peer, bytes_of(outputs[peer])});
   }
+  carry_from_all(inputs, outputs, those_for(rank_));
   return messages(c10d::OpType::ALLTOALL, std::move(sent), std::move(received), outputs);
 }
 
@@ -318,6 +365,7 @@ NcclBackend::WorkPtr NcclBackend::gather(std::vector<Tensors>& outputs, Tensors&
       received.push_back({peer, bytes_of(all[peer])});
     }
   }
+  carry(inputs, all, rank_ == root ? all_ranks() : std::vector<int>(), firsts);
   return messages(c10d::OpType::GATHER, std::move(sent), std::move(received), all);
 }
 
@@ -333,14 +381,17 @@ NcclBackend::WorkPtr NcclBackend::scatter(Tensors& outputs, std::vector<Tensors>
       sent.push_back({peer, bytes_of(inputs[0][peer])});
     }
   }
+  carry_from(root, rank_ == root ? inputs[0] : Tensors(), outputs, those_for(rank_));
   return messages(c10d::OpType::SCATTER, std::move(sent), std::move(received), outputs);
 }
 
 NcclBackend::WorkPtr NcclBackend::send(Tensors& tensors, int target, int) {
+  carry_message(rank_, target, tensors, {});
   return message(c10d::OpType::SEND, {{target, bytes_of(tensors)}}, {}, tensors, target);
 }
 
 NcclBackend::WorkPtr NcclBackend::recv(Tensors& tensors, int source, int) {
+  carry_message(source, rank_, {}, tensors);
   return message(c10d::OpType::RECV, {}, {{source, bytes_of(tensors)}}, tensors, source);
 }
 

@@ -95,8 +95,16 @@ class NcclBackend final : public c10d::Backend {
     std::vector<Message> sent;
     std::vector<Message> received;
     std::vector<c10::intrusive_ptr<NcclWork>> works;
+    std::vector<std::shared_ptr<Carried>> carried;
   };
 
+  // Let the next operation carry the values of `inputs`; `senders`: ranks that `outputs` depend on.
+  void carry(const Tensors& inputs, const Tensors& outputs, std::vector<int> senders, Combine combine);
+  void carry_from_all(const Tensors& inputs, const Tensors& outputs, Combine combine);
+  void carry_from(int root, const Tensors& inputs, const Tensors& outputs, Combine combine);
+  void carry_message(int source, int target, const Tensors& sent, const Tensors& received);
+  std::vector<std::shared_ptr<Carried>> take_carried();
+  std::vector<int> all_ranks() const;
   WorkPtr ring(c10d::OpType type, Algorithm algorithm, int64_t bytes, int root, Tensors outputs);
   WorkPtr messages(c10d::OpType type, std::vector<Message> sent, std::vector<Message> received, Tensors outputs);
   WorkPtr message(c10d::OpType type, std::vector<Message> sent, std::vector<Message> received, Tensors outputs,
@@ -112,6 +120,10 @@ class NcclBackend final : public c10d::Backend {
   Pending pending_;
   WorkPtr last_work_;
   uint64_t sequence_ = 0;
+  std::string name_;                          // of the files with values; empty: none
+  std::vector<std::shared_ptr<Carried>> next_carried_;
+  int64_t carried_ = 0;                       // operations so far
+  std::map<std::pair<int, int>, int64_t> messages_;  // so far, by sender and receiver
 };
 
 // Set how ranks of this process send; before the first operation.

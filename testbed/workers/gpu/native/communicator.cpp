@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdio>
 #include <stdexcept>
+#include <utility>
 
 #include "device.h"
 
@@ -210,6 +211,7 @@ void Communicator::accept(int connections) {
 }
 
 std::shared_ptr<Operation> Communicator::enqueue(std::shared_ptr<Operation> operation) {
+  operation->carried = std::exchange(next_carried_, {});
   TimeLines& lines = TimeLines::all();
   lines.block(device_, stream_, lines.record(device_, current_stream(device_)));
   operation->start = lines.record(device_, stream_);
@@ -251,6 +253,9 @@ void Communicator::carry_out(const std::shared_ptr<Operation>& operation) {
     sleep_until(begin_ns);
   }
   int64_t end_ns = std::max(begin_ns, now_ns());
+  for (const auto& carried : operation->carried) {
+    carried->before();
+  }
   if (operation->lanes) {
     try {
       auto lanes = operation->lanes();
@@ -262,6 +267,9 @@ void Communicator::carry_out(const std::shared_ptr<Operation>& operation) {
       _exit(1);  // as torch's watchdog does
     }
     end_ns = now_ns();
+  }
+  for (const auto& carried : operation->carried) {
+    carried->after();
   }
   TimeLines::all().complete(operation->end, device_, stream_, {begin_ns, end_ns, operation->cause});
   operation->on_end(begin_ns, end_ns);

@@ -14,6 +14,7 @@
 #include <torch/csrc/distributed/c10d/Store.hpp>
 #include <vector>
 
+#include "carried.h"
 #include "rings.h"
 #include "sockets.h"
 #include "timeline.h"
@@ -37,6 +38,7 @@ struct Operation {
   MarkerPtr end = std::make_shared<Marker>();
   std::function<std::vector<Lane>()> lanes;
   std::function<void(int64_t, int64_t)> on_end;      // called with begin and end in Unix ns
+  std::vector<std::shared_ptr<Carried>> carried;
 };
 
 struct Message {
@@ -57,6 +59,8 @@ class Communicator {
                                       std::function<void(int64_t, int64_t)> on_end);
   std::shared_ptr<Operation> exchange(std::vector<Message> sent, std::vector<Message> received, std::string name,
                                       std::function<void(int64_t, int64_t)> on_end);
+  using CarriedValues = std::vector<std::shared_ptr<Carried>>;
+  void carry(CarriedValues carried) { next_carried_ = std::move(carried); }  // with the next operation
   void drain();  // wait until all operations have ended
 
  private:
@@ -84,6 +88,7 @@ class Communicator {
   std::map<Key, Connection> outgoing_;
   std::map<Key, Connection> incoming_;
   std::map<int, std::string> places_;
+  CarriedValues next_carried_;
 
   std::mutex mutex_;
   std::condition_variable changed_;

@@ -1,6 +1,5 @@
 #include "memory.h"
 
-#include <ATen/Tensor.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/util/Exception.h>
 
@@ -11,6 +10,7 @@
 #include <unordered_map>
 
 #include "device.h"
+#include "values.h"
 
 namespace testbed {
 
@@ -27,7 +27,7 @@ struct Block {
   int device;
   int64_t bytes;
   int64_t requested;
-  at::Tensor values;  // in main memory; undefined unless kept
+  std::shared_ptr<Values> values = nullptr;
 };
 
 struct DeviceMemory {
@@ -98,7 +98,7 @@ class DeviceAllocator final : public c10::Allocator {
     const uintptr_t first = FIRST_ADDRESS + device * ADDRESSES_OF_A_DEVICE;
     auto* address = reinterpret_cast<void*>(first + memory.used_addresses % ADDRESSES_OF_A_DEVICE);
     memory.used_addresses += bytes;
-    return {address, new Block{device, bytes, requested, {}}, &release, place};
+    return {address, new Block{device, bytes, requested}, &release, place};
   }
   c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
   void copy_data(void*, const void*, std::size_t) const override {}
@@ -167,46 +167,13 @@ c10::Allocator* pinned_allocator() {
 
 bool is_pinned(const void* address) { return PinnedAllocator::holds(address); }
 
-namespace {
-
-constexpr int64_t LARGEST_KEPT = 64 << 10;
-
-Block* block_of(const at::Tensor& tensor) {
+ValuesPlace values_place(const at::Tensor& tensor) {
   const c10::DataPtr& data = tensor.storage().data_ptr();
-  return data.get_deleter() == &release ? static_cast<Block*>(data.get_context()) : nullptr;
-}
-
-bool is_whole(const at::Tensor& tensor, const Block& block) {
-  return tensor.is_contiguous() && tensor.storage_offset() == 0 &&
-         tensor.numel() * static_cast<int64_t>(tensor.itemsize()) == block.requested;
-}
-
-}  // namespace
-
-void keep_values(const at::Tensor& target, const at::Tensor& values) {
-  Block* block = block_of(target);
-  if (block == nullptr) {
-    return;
-  }
-  if (block->requested > LARGEST_KEPT || !is_whole(target, *block) || !values.is_cpu()) {
-    block->values.reset();
-    return;
-  }
-  block->values = values.to(target.scalar_type(), false, true).expand_as(target).contiguous().view({-1});
-}
-
-void forget_values(const at::Tensor& tensor) {
-  if (Block* block = tensor.defined() && tensor.is_cuda() ? block_of(tensor) : nullptr) {
-    block->values.reset();
-  }
-}
-
-at::Tensor kept_values(const at::Tensor& tensor) {
-  const Block* block = block_of(tensor);
-  if (block == nullptr || !block->values.defined() || block->values.scalar_type() != tensor.scalar_type()) {
+  if (data.get_deleter() != &release) {
     return {};
   }
-  return block->values.as_strided(tensor.sizes(), tensor.strides(), tensor.storage_offset());
+  auto* block = static_cast<Block*>(data.get_context());
+  return {&block->values, block->requested};
 }
 
 MemoryUse memory_use(int device) {

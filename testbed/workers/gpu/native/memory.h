@@ -5,6 +5,7 @@
 #include <c10/core/Allocator.h>
 
 #include <cstdint>
+#include <memory>
 
 namespace testbed {
 
@@ -25,11 +26,14 @@ c10::Allocator* device_allocator();
 c10::Allocator* pinned_allocator();
 bool is_pinned(const void* address);
 
-// Small tensors that come from main memory keep their values until something writes to them, because
-// torch and scripts read them back: lengths, flags, the order of DDP's buckets.
-void keep_values(const at::Tensor& target, const at::Tensor& values);
-void forget_values(const at::Tensor& tensor);
-at::Tensor kept_values(const at::Tensor& tensor);  // undefined if there are none
+struct Values;
+
+// What memory.cpp keeps for the values of a block (values.h).
+struct ValuesPlace {
+  std::shared_ptr<Values>* values = nullptr;  // null: the tensor has no memory on a device
+  int64_t bytes = 0;                          // of the block
+};
+ValuesPlace values_place(const at::Tensor& tensor);
 
 MemoryUse memory_use(int device);
 void reset_peak(int device);

@@ -10,12 +10,13 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "computed_values.h"
 #include "cost.h"
 #include "device_tensors.h"
 #include "known_calls.h"
-#include "memory.h"
 #include "steps.h"
 #include "stand_ins.h"
+#include "values.h"
 
 namespace testbed {
 
@@ -78,6 +79,13 @@ void forget_written(const c10::FunctionSchema& schema, const std::vector<c10::IV
   }
 }
 
+void note_values(const c10::OperatorHandle& op, const std::vector<c10::IValue>& arguments,
+                 const std::vector<c10::IValue>& results) {
+  if (!run_on_values(op, arguments, results)) {
+    forget_written(op.schema(), arguments);
+  }
+}
+
 void run_meta_kernel(const c10::OperatorHandle& op, Stack& stack) {
   const c10::DispatchKeySet python_keys =
       c10::DispatchKeySet(c10::DispatchKey::Python) | c10::DispatchKeySet(c10::DispatchKey::PythonTLSSnapshot);
@@ -90,7 +98,6 @@ std::vector<c10::IValue> take_arguments(const c10::OperatorHandle& op, Stack* st
   const auto count = static_cast<std::ptrdiff_t>(op.schema().arguments().size());
   std::vector<c10::IValue> arguments(stack->end() - count, stack->end());
   torch::jit::drop(*stack, static_cast<size_t>(count));
-  forget_written(op.schema(), arguments);
   return arguments;
 }
 
@@ -157,6 +164,27 @@ std::optional<std::vector<KnownResult>> known_results(const std::vector<c10::IVa
   return results;
 }
 
+// Run an operator whose results' sizes depend on values, if these are known. As on a device, the CPU
+// waits for them.
+bool run_with_values(const c10::OperatorHandle& op, const std::vector<c10::IValue>& arguments, Stack* stack) {
+  synchronize();
+  const auto results = results_on_values(op, arguments);
+  for (const c10::IValue& value : results) {
+    if (!value.isTensor()) {
+      stack->push_back(value);
+      continue;
+    }
+    const at::Tensor& one = value.toTensor();
+    const at::Tensor made = new_tensor(one.sizes(), one.strides(), one.scalar_type());
+    keep_values(made, one);
+    stack->emplace_back(made);
+  }
+  if (!results.empty()) {
+    run(kernel_cost(op.schema(), arguments, {}));
+  }
+  return !results.empty();
+}
+
 void check_can_run(const c10::OperatorHandle& op) {
   const c10::FunctionSchema& schema = op.schema();
   if (NEED_VALUES.count(schema.name()) > 0) {
@@ -177,8 +205,13 @@ void run_operator(const c10::OperatorHandle& op, Stack* stack) {
   if (key) {
     if (const KnownCall* call = find_call(*key)) {
       repeat(*call, arguments, stack);
+      const auto results = static_cast<std::ptrdiff_t>(call->results.size());
+      note_values(op, arguments, {stack->end() - results, stack->end()});
       return;
     }
+  }
+  if (NEED_VALUES.count(schema.name()) > 0 && run_with_values(op, arguments, stack)) {
+    return;
   }
   check_can_run(op);
 
@@ -203,6 +236,7 @@ void run_operator(const c10::OperatorHandle& op, Stack* stack) {
   const auto results = writes ? c10::ArrayRef<c10::IValue>() : c10::ArrayRef<c10::IValue>(made);
   const Cost cost = kernel_cost(schema, arguments, results);
   run(cost);
+  note_values(op, arguments, made);
   auto known = known_results(made, arguments);
   if (key && known && stand_ins.is_simple()) {
     remember_call(std::move(*key), {std::move(*known), cost.ns, cost.flops});
@@ -234,6 +268,7 @@ void run_on_lists(const c10::OperatorHandle& op, Stack* stack) {
   }
   const bool writes = writes_arguments(schema);
   run(kernel_cost(schema, arguments, writes ? c10::ArrayRef<c10::IValue>() : c10::ArrayRef<c10::IValue>(results)));
+  note_values(op, arguments, results);
   for (c10::IValue& value : results) {
     stack->push_back(std::move(value));
   }
@@ -244,6 +279,7 @@ void run_writing(const c10::OperatorHandle& op, Stack* stack) {
   const auto arguments = take_arguments(op, stack);
   const c10::OptionalDeviceGuard guard(device_of(arguments));
   run(kernel_cost(op.schema(), arguments, {}));
+  note_values(op, arguments, {arguments[0]});
   stack->push_back(arguments[0]);
 }
 

@@ -5,6 +5,7 @@
 
 #include "device_tensors.h"
 #include "memory.h"
+#include "values.h"
 
 namespace testbed {
 
@@ -124,8 +125,10 @@ void StandIns::follow_size(const Pair& pair) {
   const auto bytes = at::detail::computeStorageNbytes(meta.sizes(), meta.strides(), meta.itemsize(), meta.storage_offset());
   c10::StorageImpl* storage = pair.device.storage().unsafeGetStorageImpl();
   if (bytes > storage->nbytes()) {
+    const ValuesPtr values = values_of(pair.device);
     storage->set_data_ptr_noswap(device_allocator()->allocate(bytes));
     storage->set_nbytes(bytes);
+    move_values(values, pair.device);
   }
   pair.device.unsafeGetTensorImpl()->set_sizes_and_strides(meta.sizes(), meta.strides(), meta.storage_offset());
 }

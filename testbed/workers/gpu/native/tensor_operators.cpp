@@ -19,6 +19,7 @@
 #include "device_tensors.h"
 #include "memory.h"
 #include "timeline.h"
+#include "values.h"
 
 namespace testbed {
 
@@ -61,14 +62,6 @@ double bytes_of(const at::Tensor& tensor) {
   return static_cast<double>(tensor.numel()) * static_cast<double>(tensor.itemsize());
 }
 
-void keep_or_forget(const at::Tensor& target, const at::Tensor& values) {
-  if (values.defined()) {
-    keep_values(target, values);
-  } else {
-    forget_values(target);
-  }
-}
-
 // Fill a tensor in main memory with zeros. The kernel takes the pages of a large one back, and reads
 // of them give zeros: the zeros of a model need no memory.
 void fill_with_zeros(at::Tensor& target) {
@@ -96,7 +89,7 @@ at::Tensor& copy(at::Tensor& target, const at::Tensor& source, bool non_blocking
   if (target.is_cuda() && source.is_cuda()) {
     if (!target.is_same(source)) {
       run_kernel(traffic_ns(bytes_of(target) + bytes_of(source)));
-      keep_or_forget(target, kept_values(source));
+      copy_values(target, source);
     }
     return target;
   }
@@ -106,12 +99,9 @@ at::Tensor& copy(at::Tensor& target, const at::Tensor& source, bool non_blocking
     synchronize();
   }
   if (target.is_cuda()) {
-    keep_or_forget(target, source);
-    return target;
-  }
-  const at::Tensor values = kept_values(source);
-  if (values.defined()) {
-    target.copy_(values);
+    keep_values(target, source);
+  } else if (kept_values(source).defined()) {
+    change_values({source}, [target, source]() mutable { target.copy_(kept_values(source)); });
   } else {
     fill_with_zeros(target);
   }
@@ -123,10 +113,13 @@ at::Tensor copy_from(const at::Tensor& source, const at::Tensor& target, bool no
   return copy(changed, source, non_blocking);
 }
 
+thread_local bool last_value_is_known = false;
+
 at::Scalar value_of(const at::Tensor& tensor) {
   const c10::DeviceGuard guard(tensor.device());
   run_kernel(host_copy_ns(static_cast<double>(tensor.itemsize())));
   synchronize();
+  last_value_is_known = known_values(tensor).defined();
   const at::Tensor values = kept_values(tensor);
   if (values.defined()) {
     return values.item();
@@ -139,7 +132,10 @@ at::Scalar value_of(const at::Tensor& tensor) {
 
 bool equal(const at::Tensor& left, const at::Tensor& right) {
   synchronize();
-  return left.sizes() == right.sizes();
+  const at::Tensor first = known_values(left);
+  const at::Tensor second = known_values(right);
+  last_value_is_known = first.defined() && second.defined();
+  return last_value_is_known ? first.equal(second) : left.sizes() == right.sizes();
 }
 
 at::Tensor view(const at::Tensor& tensor, c10::SymIntArrayRef size) {
@@ -236,6 +232,9 @@ TORCH_LIBRARY_IMPL(aten, CUDA, library) {
 namespace at::native {
 REGISTER_CUDA_DISPATCH(_fused_sdp_choice_stub, &testbed::choose_attention)
 }  // namespace at::native
+
+// Return whether the value that this thread read last was a known one.
+extern "C" int testbed_last_value_is_known() { return static_cast<int>(testbed::last_value_is_known); }
 
 extern "C" void testbed_resize_storage(void* storage, int64_t bytes) {
   auto* state = static_cast<c10::StorageImpl*>(storage);

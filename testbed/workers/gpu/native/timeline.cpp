@@ -1,5 +1,7 @@
 #include "timeline.h"
 
+#include <dlfcn.h>
+
 #include <algorithm>
 
 #include <ctime>
@@ -16,6 +18,36 @@ constexpr size_t MOST_DELAYS = 32;              // that another stream may meet 
 constexpr size_t MOST_SPANS = 20'000;             // that nobody has taken
 constexpr int64_t LONGEST_GAP_NS = 20'000;      // between kernels of one span
 constexpr int64_t SHORTEST_WAIT_NS = 20'000;    // that is a span
+
+// A thread that waits lets others run Python: torch calls some operators with Python's lock held, and
+// the records of collectives, which may end meanwhile, are written in Python.
+class WithoutPython {
+ public:
+  WithoutPython() {
+    static const auto is_held = function<int()>("PyGILState_Check");
+    static const auto release = function<void*()>("PyEval_SaveThread");
+    if (is_held != nullptr && is_held() != 0) {
+      state_ = release();
+    }
+  }
+  ~WithoutPython() {
+    static const auto take = function<void(void*)>("PyEval_RestoreThread");
+    if (state_ != nullptr) {
+      take(state_);
+    }
+  }
+  WithoutPython(const WithoutPython&) = delete;
+  WithoutPython& operator=(const WithoutPython&) = delete;
+
+ private:
+  template <typename Function>
+  static Function* function(const char* name) {
+    return reinterpret_cast<Function*>(dlsym(RTLD_DEFAULT, name));
+  }
+
+  void* state_ = nullptr;
+};
+
 }  // namespace
 
 int64_t now_ns() {
@@ -249,12 +281,14 @@ std::vector<StreamSpan> TimeLines::take_spans(bool is_end) {
 }
 
 int64_t TimeLines::resolved_time(const MarkerPtr& marker) {
+  const WithoutPython others_run;
   std::unique_lock lock(mutex_);
   resolved_.wait(lock, [&] { return marker->time_ns.has_value(); });
   return *marker->time_ns;
 }
 
 void TimeLines::wait_until_reached(const MarkerPtr& marker) {
+  const WithoutPython others_run;
   const int64_t time_ns = resolved_time(marker);
   if (time_ns > now_ns()) {
     sleep_until(time_ns);
