@@ -14,8 +14,8 @@ ToOption = Annotated[
     ExportFormat,
     typer.Option(
         "--to",
-        help="files of comma-separated values, an event file of TensorBoard, or Chakra execution "
-        "traces",
+        help="files of comma-separated values, an event file of TensorBoard, Chakra execution "
+        "traces, offline files of Weights & Biases, or a store of MLflow",
     ),
 ]
 

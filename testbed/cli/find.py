@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,8 +39,9 @@ from testbed.core.csv_text import csv_text
 from testbed.core.errors import InputError, Place
 from testbed.execution.requirements import require_packages
 from testbed.guest.kernel import ensure_kernel, find_kernel
+from testbed.spec.axis import values_of
 from testbed.spec.experiment import Experiment, value_text
-from testbed.spec.find import SUCH_THAT
+from testbed.spec.find import SUCH_THAT, FindBlock
 from testbed.spec.options import experiment_options
 from testbed.spec.overrides import Override, parse_overrides
 from testbed.spec.question import is_question, question
@@ -274,7 +276,6 @@ def _values_by_key(texts: Sequence[str]) -> dict[str, list[Any]]:
 def _print_searches(experiment: Experiment, answers: list[Answer], output: Format) -> None:
     """Print the searches before their runs, and the values that they may try."""
     assert experiment.find is not None
-    values = [value_text(value) for value in experiment.find.candidates]
     if output is not Format.TABLE:
         _print_documents(experiment, answers, output)
         return
@@ -284,13 +285,20 @@ def _print_searches(experiment: Experiment, answers: list[Answer], output: Forma
     columns = [name for name in answer_columns(answers) if name not in (goal, *MEASURED)]
     if columns:
         console.print(table_of(columns, cells_of(columns, rows)))
-    most = len(answers) * most_questions(len(values), experiment.find.probes)
-    console.print(
-        Text(
-            f"{len(answers)} searches among {len(values)} values from {values[0]} to {values[-1]}, "
-            f"at most {most} runs if the condition turns once"
-        ),
-        soft_wrap=True,
+    console.print(Text(_extent(experiment.find, len(answers))), soft_wrap=True)
+
+
+def _extent(block: FindBlock, searches: int) -> str:
+    """Return how many values or combinations there are, and how many runs at most."""
+    if block.is_optimisation:
+        combinations = math.prod(len(values_of(axis)) for axis in block.over.values())
+        most = searches * block.runs
+        return f"{searches} searches among {combinations} combinations, at most {most} runs"
+    values = [value_text(value) for value in block.candidates]
+    most = searches * most_questions(len(values), block.probes)
+    return (
+        f"{searches} searches among {len(values)} values from {values[0]} to {values[-1]}, "
+        f"at most {most} runs if the condition turns once"
     )
 
 

@@ -114,6 +114,17 @@ class Condition:
         """
         return _Evaluation(self.text, values).truth(self.expression)
 
+    def number(self, values: Mapping[str, Any]) -> Measure:
+        """Return the value of an expression that is a number for `values` by name.
+
+        Raises:
+            UnitError: The expression is not a number, or two values cannot be combined.
+        """
+        value = _Evaluation(self.text, values).value(self.expression)
+        if not isinstance(value, Measure):
+            raise UnitError(f"{self.text!r}: expected a number", "such as step / tokens_per_s")
+        return value
+
 
 @dataclass(frozen=True)
 class _Evaluation:
@@ -134,7 +145,8 @@ class _Evaluation:
             case Constant(value):
                 return measure(value)
             case Name(name):
-                return measure(self.values.get(name))
+                known = self.values.get(name)
+                return known if isinstance(known, Measure) else measure(known)
             case ValueList(items):
                 return [self.value(item) for item in items]
             case All(parts):

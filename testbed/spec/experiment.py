@@ -51,13 +51,11 @@ from testbed.spec.options import experiment_options
 from testbed.spec.overrides import Override, apply_overrides
 from testbed.spec.presets import EXPERIMENTS
 from testbed.spec.published import Published
+from testbed.spec.short_names import short_names
 from testbed.spec.topology import Name, Topology
 from testbed.spec.yaml_reader import Loc, Section
 
 TARGETS = ("topology", "workload", "run")
-TAKEN = frozenset(  # names of other columns of a sweep's table
-    {"name", "state", "repeat", "seed", "folder", "identity", "*"}
-)
 LONGEST_NAME = 100  # characters
 _IN_BRACES = re.compile(r"\{([^{}]*)\}")
 
@@ -374,7 +372,8 @@ class Experiment(Strict):
             what = "an experiment has either sweep or find"
             yield Mistake(("find",), what, "remove one of them")
 
-        yield from _key_problems(("find", self.find.goal), self.find.key, may_be_whole=True)
+        for loc, key in self.find.sought.items():
+            yield from _key_problems(("find", *loc), key, may_be_whole=True)
         for key in self.find.axes:
             yield from _key_problems(("find", "for", key), key, may_be_whole=True)
 
@@ -539,34 +538,6 @@ class Point:
     values: Mapping[str, Any]
     shown: Mapping[str, Any] = field(default_factory=dict)
     repeat: int = 0
-
-
-def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Return the short name of each key: the fewest last parts that are unique."""
-    return {key: _short_name(key, keys) for key in keys}
-
-
-def _short_name(key: str, keys: Sequence[str]) -> str:
-    name = ""
-    for part in reversed(key.split(".")):
-        name = f"{part}.{name}" if name else part
-        if _is_unambiguous(name, keys):
-            break
-
-    return name
-
-
-def _is_unambiguous(name: str, keys: Sequence[str]) -> bool:
-    """Return whether `name` ends exactly one of `keys` and is not another table column."""
-    if name in TAKEN:
-        return False
-
-    matches = 0
-    for key in keys:
-        if key == name or key.endswith(f".{name}"):
-            matches += 1
-
-    return matches == 1
 
 
 def value_text(value: Any) -> str:

@@ -8,6 +8,11 @@
       for:                                       # a search for each combination of these values
         workload.method: [ddp, diloco]
 
+    find:
+      minimise: cost_per_token                   # or maximise: an expression, see
+      define: {...}                              # `testbed.spec.objective`
+      over: {topology.wan.iowa-ohio.rate: [...], workload.method: [...]}
+
 The runs of the searches are points of a sweep over the values between both ends and the values of
 ``for``; a search runs only the points that it needs.
 """
@@ -17,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -27,8 +32,11 @@ from testbed.spec.base import Count, Mistake, Strict, refuse
 from testbed.spec.condition import Condition, Measure, measure
 from testbed.spec.condition_parts import check_units, names_in
 from testbed.spec.figures import run_figures
+from testbed.spec.objective import Objective
+from testbed.spec.short_names import short_names
 from testbed.spec.yaml_reader import Loc
 
+Goal: TypeAlias = Literal["least", "largest", "minimise", "maximise"]
 SUCH_THAT = "such_that"  # the key of `for` that varies the condition
 LEAST_PRECISION = 1  # percent; values are rounded to three significant digits
 MANY_VALUES = 10_000
@@ -43,10 +51,22 @@ class _Ends(NamedTuple):
 
 
 class FindBlock(Strict):
-    """A search for the least or the largest value of a key for which conditions hold."""
+    """A search for the least or the largest value of a key for which conditions hold.
+
+    Or a search among the values of several keys for the least or largest value of an objective.
+    """
 
     least: str | None = Field(None, description="key whose least value is sought")
     largest: str | None = Field(None, description="key whose largest value is sought")
+    minimise: str | None = Field(None, description="expression whose least value is sought")
+    maximise: str | None = Field(None, description="expression whose largest value is sought")
+    over: Axes = Field({}, description="key: values, among which minimise and maximise choose")
+    define: dict[str, Any] = Field(
+        {}, description="name: number or expression, such as prices, for minimise and maximise"
+    )
+    at_once: Count = Field(
+        4, description="number of runs that minimise and maximise choose at once"
+    )
     such_that: str | list[str] = Field(
         [], description="conditions on the figures of a run; all must hold"
     )
@@ -66,9 +86,34 @@ class FindBlock(Strict):
     runs: Count = Field(30, description="largest number of runs of a search")
 
     @property
-    def goal(self) -> Literal["least", "largest"]:
-        """Whether the least or the largest value is sought."""
-        return "largest" if self.least is None else "least"
+    def goal(self) -> Goal:
+        """What is sought: a value of a key, or of an expression."""
+        goals: tuple[Goal, ...] = ("least", "largest", "minimise", "maximise")
+        given = [goal for goal in goals if getattr(self, goal) is not None]
+        return given[0] if given else "least"
+
+    @property
+    def is_optimisation(self) -> bool:
+        """Whether the best value of an expression over several keys is sought."""
+        return self.goal in ("minimise", "maximise")
+
+    @property
+    def sought(self) -> dict[Loc, str]:
+        """The keys among whose values the search chooses, by their place in the block."""
+        if self.is_optimisation:
+            return {("over", key): key for key in self.over}
+        return {(self.goal,): self.key}
+
+    @property
+    def objective(self) -> Objective:
+        """The expression whose best value is sought.
+
+        Raises:
+            UnitError: The expression or a definition is wrong.
+        """
+        keys = list(self.grid)
+        text = self.minimise or self.maximise or ""
+        return Objective(text, self.define, list(short_names(keys).values()))
 
     @property
     def key(self) -> str:
@@ -100,20 +145,51 @@ class FindBlock(Strict):
     @property
     def grid(self) -> Axes:
         """The values of all keys that differ between points."""
+        if self.is_optimisation:
+            return {**self.axes, **self.over}
         return {**self.axes, self.key: self.candidates}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        problems = [*self._key_problems(), *self._value_problems()]
+        problems = [*self._key_problems()]
+        problems += self._over_problems() if self.is_optimisation else self._value_problems()
         refuse(problems, type(self).__name__)
         refuse(list(self._condition_problems()), type(self).__name__)
         return self
 
     def _key_problems(self) -> Iterator[Mistake]:
-        if (self.least is None) == (self.largest is None):
-            yield Mistake(("least",), "a search needs exactly one of least and largest")
-        if self.key in self.for_:
-            yield Mistake(("for", self.key), f"{self.key} is the value that is sought")
+        goals = (self.least, self.largest, self.minimise, self.maximise)
+        if sum(goal is not None for goal in goals) != 1:
+            what = "a search needs exactly one of least, largest, minimise and maximise"
+            yield Mistake(("least",), what)
+        for key in self.sought.values():
+            if key in self.for_:
+                yield Mistake(("for", key), f"{key} is the value that is sought")
+        if not self.is_optimisation:
+            for name in ("over", "define"):
+                if getattr(self, name):
+                    yield Mistake((name,), f"{name} belongs to minimise and maximise")
+
+    def _over_problems(self) -> Iterator[Mistake]:
+        """Yield the problems of a search over several keys."""
+        for name in ("between", "values"):
+            if getattr(self, name):
+                yield Mistake((name,), f"{name} belongs to least and largest", "use over")
+        if not self.over:
+            remedy = "such as over: {workload.method: [ddp, diloco]}"
+            yield Mistake(("over",), f"{self.goal} needs keys with values to choose from", remedy)
+            return
+        try:
+            samples: dict[str, Any] = {}
+            for key, name in short_names(list(self.grid)).items():
+                samples[name] = values_of(self.grid[key])[0]
+            objective = self.objective
+            objective.check(samples)
+            if not objective.figures:
+                what = f"{objective.text!r} depends on no figure of a run"
+                yield Mistake((self.goal,), what, "such as tokens_per_s, step or wan_bytes")
+        except UnitError as error:
+            yield Mistake((self.goal,), error.what, error.remedy)
 
     def _value_problems(self) -> Iterator[Mistake]:
         if self.values is not None:
@@ -205,7 +281,7 @@ class FindBlock(Strict):
 
     def _condition_problems(self) -> Iterator[Mistake]:
         for conditions in self.conditions_of_searches:
-            if not conditions:
+            if not conditions and not self.is_optimisation:
                 remedy = "such as such_that: compute_utilisation >= 90 %"
                 yield Mistake((SUCH_THAT,), "a search needs a condition", remedy)
 

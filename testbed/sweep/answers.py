@@ -9,11 +9,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from testbed.core.errors import InputError
+from testbed.core.units import format_cell
 from testbed.runfolder.files import read_plain, write_json
 from testbed.spec.experiment import value_text
 from testbed.spec.figures import RunFigure, run_figures
+from testbed.spec.find import Goal
 
 FORMAT: Literal[1] = 1
+GOAL_WORDS = {"minimise": "least", "maximise": "largest"}  # of expressions, in sentences
 MEASURED = ("figures", "not at", "figures there", "runs", "state")  # columns of `answer_row`
 State = Literal["found", "everywhere", "nowhere", "open", "failed"]
 
@@ -22,9 +25,10 @@ class Answer(BaseModel):
     """The answer of one search.
 
     Attributes:
-        goal: Whether the least or the largest value was sought.
-        key: The key whose value was sought.
-        name: Short name of the key.
+        goal: What was sought: the least or largest value of a key, or of an expression (minimise,
+            maximise).
+        key: The key whose value was sought, or the expression.
+        name: Short name of the key, or the expression.
         such_that: The conditions.
         values: Values of the other keys that differ between searches, by short name.
         state: found: `value` meets the conditions, and `beyond`, the next value to try, does not.
@@ -32,6 +36,7 @@ class Answer(BaseModel):
             the largest number of runs was reached, and the answer lies between `beyond` and
             `value`. failed: a run failed.
         value: The least or largest value that meets the conditions, as written; null: none.
+        best: Of an expression: the values at which it has this value, by the key's short name.
         beyond: The nearest value that does not meet the conditions, as written; null: none.
         figures: Figures of the conditions at `value`, in the units of the sweep's table.
         figures_beyond: Figures of the conditions at `beyond`.
@@ -42,13 +47,14 @@ class Answer(BaseModel):
 
     model_config = ConfigDict(defer_build=True, frozen=True, extra="ignore")
 
-    goal: Literal["least", "largest"]
+    goal: Goal
     key: str
     name: str
     such_that: list[str]
     values: dict[str, Any] = {}
     state: State
     value: Any = None
+    best: dict[str, Any] = {}
     beyond: Any = None
     figures: dict[str, float | None] = {}
     figures_beyond: dict[str, float | None] = {}
@@ -58,8 +64,9 @@ class Answer(BaseModel):
 
     def sentence(self) -> str:
         """Return the answer with its bracket, for people."""
-        condition = " and ".join(self.such_that)
-        sought = f"the {self.goal} {self.name} such that {condition}"
+        sought = f"the {GOAL_WORDS.get(self.goal, self.goal)} {self.name}"
+        if self.such_that:
+            sought += f" such that {' and '.join(self.such_that)}"
         with_values = [f"{name} {value_text(value)}" for name, value in self.values.items()]
         start = f"With {', '.join(with_values)}, {sought}" if with_values else _capital(sought)
         text = f"{start} {self._outcome()} ({_runs(self.runs)})."
@@ -68,6 +75,8 @@ class Answer(BaseModel):
         return text
 
     def _outcome(self) -> str:
+        if self.goal in GOAL_WORDS:
+            return self._outcome_of_expression()
         value, beyond = value_text(self.value), value_text(self.beyond)
         there = figures_text(self.figures)
         if self.state == "found":
@@ -81,6 +90,15 @@ class Answer(BaseModel):
         if self.state == "open" and self.value is not None and self.beyond is not None:
             return f"lies between {beyond} and {value}: the limit of runs was reached"
         return "is not known"
+
+    def _outcome_of_expression(self) -> str:
+        if self.state == "nowhere":
+            return "does not exist: no run meets the conditions"
+        if self.value is None:
+            return "is not known"
+        at = ", ".join(f"{name} {value_text(value)}" for name, value in self.best.items())
+        there = figures_text(self.figures)
+        return f"among the runs is {format_cell(self.value)}, with {at}: {there} there"
 
 
 class FindResult(BaseModel):
@@ -133,6 +151,14 @@ def answer_row(answer: Answer) -> dict[str, str]:
     """Return an answer as the cells of a table for people, by column."""
     row = {name: value_text(value) for name, value in answer.values.items()}
     row["such_that"] = " and ".join(answer.such_that)
+    if answer.goal in GOAL_WORDS:
+        is_known = answer.value is not None
+        row[f"{answer.goal} {answer.name}"] = format_cell(answer.value) if is_known else "-"
+        row.update({name: value_text(value) for name, value in answer.best.items()})
+        row["figures"] = figures_text(answer.figures) if answer.figures else "-"
+        row["runs"] = str(answer.runs)
+        row["state"] = answer.state
+        return row
     row[f"{answer.goal} {answer.name}"] = _value(answer.value)
     row["figures"] = figures_text(answer.figures) if answer.figures else "-"
     row["not at"] = _value(answer.beyond)
@@ -150,6 +176,7 @@ def answer_record(answer: Answer) -> dict[str, Any]:
     record["key"] = answer.key
     record["state"] = answer.state
     record["value"] = answer.value
+    record.update(answer.best)
     record["beyond"] = answer.beyond
     for name, value in answer.figures.items():
         record[name] = value

@@ -12,15 +12,18 @@ from testbed.core.errors import InputError, TestbedError
 from testbed.execution.guest_backend import guest_kernel_version
 from testbed.execution.versions import versions
 from testbed.guest.kernel import Kernel
-from testbed.spec.experiment import Experiment, Plot, short_names
+from testbed.spec.experiment import Experiment, Plot
 from testbed.spec.figures import run_figures
 from testbed.spec.overrides import Override
+from testbed.spec.short_names import short_names
 from testbed.sweep.answers import Answer, FindResult, write_answers
+from testbed.sweep.folder import SweepDir
+from testbed.sweep.outcome_of_point import PointOutcome
 from testbed.sweep.point_record import PointRecord, read_point_record
 from testbed.sweep.points import PlannedPoint, PointPlanner
 from testbed.sweep.progress import ShowSweep
 from testbed.sweep.scheduler import Scheduler
-from testbed.sweep.search import PointOutcome, Search, searches_of
+from testbed.sweep.search import AnySearch, searches_of
 from testbed.sweep.sweep_run import CLUSTER_MEMORY, SweepRun, not_done
 
 PlanPoint = Callable[[Mapping[str, Any]], PlannedPoint]
@@ -29,7 +32,7 @@ PlanPoint = Callable[[Mapping[str, Any]], PlannedPoint]
 class Searches:
     """Chooses the points of all searches; searches share points with equal plans."""
 
-    def __init__(self, searches: Sequence[Search], plan: PlanPoint) -> None:
+    def __init__(self, searches: Sequence[AnySearch], plan: PlanPoint) -> None:
         """Choose points.
 
         Args:
@@ -39,7 +42,7 @@ class Searches:
         self._searches = searches
         self._plan = plan
         self._planned: dict[str, PlannedPoint] = {}  # by the values of the point
-        self._askers: dict[str, list[tuple[Search, int]]] = {}  # by the point's identity
+        self._askers: dict[str, list[tuple[AnySearch, int]]] = {}  # by the point's identity
         self._outcomes: dict[str, PointOutcome] = {}
         self._asked: dict[str, PlannedPoint] = {}
 
@@ -60,7 +63,7 @@ class Searches:
             outcome: The point's figures, or its failure.
         """
         self._outcomes[point.identity] = outcome
-        searches: list[Search] = []
+        searches: list[AnySearch] = []
         for search, position in self._askers.pop(point.identity, []):
             search.take(position, outcome)
             searches.append(search)
@@ -70,7 +73,18 @@ class Searches:
         """Return the answers of all searches as far as they are known."""
         return [search.answer() for search in self._searches]
 
-    def _advance(self, searches: Sequence[Search]) -> list[PlannedPoint]:
+    def write_studies(self, folder: SweepDir, name: str) -> None:
+        """Write the studies of searches over several keys into the folder.
+
+        Raises:
+            OSError: A file cannot be written.
+        """
+        for number, search in enumerate(self._searches, 1):
+            write_study = getattr(search, "write_study", None)
+            if write_study is not None:
+                write_study(folder.study(number), f"{name}-{number}")
+
+    def _advance(self, searches: Sequence[AnySearch]) -> list[PlannedPoint]:
         """Return the points that searches ask for and that were not returned before."""
         new: list[PlannedPoint] = []
         for search in searches:
@@ -79,7 +93,7 @@ class Searches:
                     new += self._request(search, position)
         return new
 
-    def _request(self, search: Search, position: int) -> list[PlannedPoint]:
+    def _request(self, search: AnySearch, position: int) -> list[PlannedPoint]:
         point = self._point(search.values_at(position))
         is_new = point.identity not in self._asked
         self._asked.setdefault(point.identity, point)
@@ -215,6 +229,7 @@ class FindRun(SweepRun):
         if done:
             result = FindResult(name=self.experiment.name, answers=self.answers)
             write_answers(self.folder.answers, result)
+            self.finder.write_studies(self.folder, self.experiment.name)
 
 
 def check_answers(answers: Sequence[Answer]) -> None:
@@ -233,13 +248,15 @@ def _plot(experiment: Experiment) -> Plot:
     """Return the figure of the searches: the first figure of the conditions against the key."""
     block = experiment.find
     assert block is not None
-    names = short_names([*block.axes, block.key])
-    others = [names[key] for key in block.axes]
+    sought = list(block.sought.values())
+    names = short_names([*block.axes, *sought])
+    x = names[sought[0]]
+    others = [names[key] for key in (*sought[1:], *block.axes)]
     series, facet, *_ = [*others, None, None]
     first = searches_of(experiment)[0].names[0]
     column = run_figures()[first].column
-    title = f"{first} against {names[block.key]}"
-    return Plot(x=names[block.key], y=column, series=series, facet=facet, title=title)
+    title = f"{first} against {x}"
+    return Plot(x=x, y=column, series=series, facet=facet, title=title)
 
 
 def default_folder(experiment: Experiment) -> Path:

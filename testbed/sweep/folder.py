@@ -10,6 +10,7 @@
     sweep.parquet         one row per point
     collectives.parquet   one row per point, operation and size
     find.json             the answers of `testbed find`
+    optuna-<n>.log        the study of a search over several keys
     sweep.html            the page
     plotly.min.js         the script that draws the figures of the points' pages
 
@@ -152,6 +153,10 @@ class SweepDir:
     def answers(self) -> Path:
         """Path of the answers of `testbed find` (see `testbed.sweep.answers`)."""
         return self.path / "find.json"
+
+    def study(self, number: int) -> Path:
+        """Return the path of a study of Optuna, by the number of the search from 1."""
+        return self.path / f"optuna-{number}.log"
 
     @property
     def page(self) -> Path:

@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from itertools import pairwise, product
-from typing import Any
+from typing import Any, Protocol
 
 from testbed.core.units import UnitError
 from testbed.spec.axis import values_of
 from testbed.spec.condition_parts import names_in
-from testbed.spec.experiment import Experiment, short_names, value_text
+from testbed.spec.experiment import Experiment, value_text
 from testbed.spec.figures import NEVER, measures, run_figures
 from testbed.spec.find import FindBlock, check_condition
+from testbed.spec.short_names import short_names
 from testbed.sweep.answers import Answer, State
 from testbed.sweep.bisection import Bisection
+from testbed.sweep.outcome_of_point import PointOutcome
 
 STEADY = 0.01  # share of a figure by which it may turn back without a note
-
-
-@dataclass(frozen=True)
-class PointOutcome:
-    """What a point says to a search.
-
-    Attributes:
-        row: Measured columns of the run (see `testbed.sweep.results`); empty after a failure.
-        problem: Why the run has no figures; empty if it has.
-        doubts: Why the run is not faithful.
-    """
-
-    row: Mapping[str, Any] = field(default_factory=dict)
-    problem: str = ""
-    doubts: Sequence[str] = ()
 
 
 class Search:
@@ -45,6 +31,7 @@ class Search:
             values: Values of the other keys that differ between searches.
             such_that: The conditions.
         """
+        assert block.goal in ("least", "largest")
         self._block = block
         self._values = dict(values)
         self._such_that = such_that
@@ -198,19 +185,48 @@ class Search:
         ]
 
 
-def searches_of(experiment: Experiment) -> list[Search]:
-    """Return the searches of an experiment with `find`, in order: the last key varies fastest."""
+class AnySearch(Protocol):
+    """A search for a value of a key (`Search`), or for the best value of an objective."""
+
+    def ask(self) -> list[int]:
+        """Return the next positions to run; empty while runs are missing, and at the end."""
+
+    def values_at(self, position: int) -> dict[str, Any]:
+        """Return the values of all keys of the point at a position."""
+
+    def take(self, position: int, outcome: PointOutcome) -> None:
+        """Take the outcome of the point at a position."""
+
+    def answer(self) -> Answer:
+        """Return the answer as far as it is known."""
+
+    @property
+    def names(self) -> list[str]:
+        """The figures that the answer names, each column once."""
+
+
+def searches_of(experiment: Experiment) -> list[AnySearch]:
+    """Return the searches of an experiment with `find`, in order: the last key varies fastest.
+
+    Raises:
+        MachineError: The search needs Optuna, which is not installed.
+    """
     block = experiment.find
     assert block is not None
+    make: Callable[[FindBlock, Mapping[str, Any], list[str]], AnySearch] = Search
+    if block.is_optimisation:
+        from testbed.sweep.optimum import Optimum  # noqa: PLC0415 (an extra)
+
+        make = Optimum
     parts: list[list[dict[str, Any]]] = []
     for key, axis in block.axes.items():
         parts.append([{key: value} for value in values_of(axis)])
 
-    searches: list[Search] = []
+    searches: list[AnySearch] = []
     for combination in product(*parts):
         values: dict[str, Any] = {}
         for part in combination:
             values.update(part)
         for conditions in block.conditions_of_searches:
-            searches.append(Search(block, values, conditions))
+            searches.append(make(block, values, conditions))
     return searches

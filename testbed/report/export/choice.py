@@ -9,7 +9,7 @@ from testbed.core.errors import InputError, Place, reading
 from testbed.core.suggestions import suggest
 from testbed.runfolder.folder import RunDir
 
-ExportFormat = Literal["csv", "tensorboard", "chakra"]
+ExportFormat = Literal["csv", "tensorboard", "chakra", "wandb", "mlflow"]
 
 
 def export_run(folder: RunDir, to: str, target: Path | None) -> list[Path]:
@@ -41,6 +41,10 @@ def export_run(folder: RunDir, to: str, target: Path | None) -> list[Path]:
         from testbed.report.export.csv_files import write_csv as write  # noqa: PLC0415
     elif to == "chakra":
         from testbed.report.export.chakra import write_chakra as write  # noqa: PLC0415
+    elif to == "wandb":
+        from testbed.report.export.wandb_files import write_wandb as write  # noqa: PLC0415
+    elif to == "mlflow":
+        from testbed.report.export.mlflow_store import write_mlflow as write  # noqa: PLC0415
     else:
         from testbed.report.export.tensorboard import (  # noqa: PLC0415
             write_tensorboard as write,

@@ -12,9 +12,10 @@ from hypothesis import given, settings, strategies as st
 from testbed.core.errors import InputError
 from testbed.core.units import TIME
 from testbed.spec.axis import Range
-from testbed.spec.experiment import Experiment, short_names
+from testbed.spec.experiment import Experiment
 from testbed.spec.overrides import parse_overrides
 from testbed.spec.presets import EXPERIMENTS
+from testbed.spec.short_names import short_names
 from testbed.sweep.points import check_size, plan_points, repeat_seed, unique
 
 VERSIONS = {"testbed": "1"}

@@ -65,7 +65,7 @@ def test_values_as_a_range() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("find: {such_that: time < 1 s, between: [1 ms, 2 ms]}", ["exactly one of least and"]),
+        ("find: {such_that: time < 1 s, between: [1 ms, 2 ms]}", ["exactly one of least, largest"]),
         (f"find: {{{FIND}}}", ["mine.yaml:3", "a least and a largest value"]),
         (f"find: {{{FIND}, between: [2 Gbit/s, 1 Gbit/s]}}", ["must be less than 1 Gbit/s"]),
         (f"find: {{{FIND}, between: [1 ms, 1 Gbit/s]}}", ["different kinds of quantities"]),
