@@ -77,6 +77,7 @@ class ScriptWatch:
         self._kinds: deque[tuple[object, ...]] = deque(maxlen=OPERATIONS_KEPT)
         self._count = 0
         self._before_loop = 0  # operations
+        self._period = 0  # operations of a step
         self._shown_at = time.monotonic()
         self._steps: deque[tuple[float, int]] = deque(maxlen=RATE_SPAN)
 
@@ -119,6 +120,10 @@ class ScriptWatch:
             self._before_loop = loop.start
 
         steps = (self._count - self._before_loop) // loop.period
+        if loop.period != self._period:  # what was counted before were other steps
+            self._period = loop.period
+            self._steps.clear()
+
         self._steps.append((now, steps))
         began, first = self._steps[0]
         rate = (steps - first) / (now - began) if now > began else None

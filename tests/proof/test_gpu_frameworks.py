@@ -95,7 +95,7 @@ def _run(folder: Path, out: Path, *words: str, readable: Path = SCRIPTS) -> Fold
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     run = Folder(out)
-    assert run.status["state"] == "complete"
+    assert run.status["state"] == "completed"
     assert run.ops["rank"].n_unique() == RANKS
     return run
 

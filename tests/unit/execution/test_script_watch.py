@@ -100,6 +100,39 @@ def test_progress_each_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert str(display.progress[2]) == "8 steps, 2 steps/s, 1.500 s on the run's clock"
 
 
+def test_another_loop_has_no_rate_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gathers of layers look like steps until the first step has ended."""
+    run = RunDir.create(tmp_path / "run")
+    display = Display()
+    now = [100.0]
+    monkeypatch.setattr("testbed.execution.script_watch.time.monotonic", lambda: now[0])
+    watch = ScriptWatch(run, display)
+    layers = ["all_gather"] * 20
+    step = ["broadcast", "all_gather", "reduce_scatter", "all_reduce", "barrier"]
+    for ops in (layers, layers, step * 20, step):
+        with run.rank_ops(0).open("a") as file:
+            for number, op in enumerate(ops):
+                operation = Operation(
+                    op=op,
+                    bytes=8,
+                    group_size=2,
+                    iteration=number,
+                    phase="script",
+                    dtype="float32",
+                    start_ns=0,
+                    end_ns=1,
+                )
+                file.write(operation.to_line())
+
+        now[0] += 1.0
+        watch.look(0.0)
+
+    steps = [progress.steps or 0 for progress in display.progress]
+    rates = [progress.steps_per_s for progress in display.progress]
+    assert steps[2] < steps[1]
+    assert rates == [None, 20.0, None, 1.0]
+
+
 def test_plain_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "strftime", lambda form: "12:00:00")
     display = PlainDisplay()
