@@ -20,10 +20,9 @@ Errors = dict[str, list[float]]  # by table
 
 LONGEST_S = 3600  # of wall time for a table; they take 1 to 10 minutes on two cores
 WORST_TOLERANCE = 0.06
-# Hosts whose CPU takes no time: rings of four hosts with 1 ms and 5 Gbit/s are 8 % too fast, and
-# connections that the send buffer limits are up to 14 % too slow.
-LARGER_TOLERANCES = {"aws-all-reduce": 0.08, "aws-all-reduce-large": 0.08, "gcp-regions": 0.14}
-MEAN_TOLERANCE = 0.027  # of all tables that count
+# Two published rates between regions differ by 19 %, their round trips by 10 %.
+LARGER_TOLERANCES = {"gcp-regions": 0.08}
+MEAN_TOLERANCE = 0.02  # of all tables that count
 
 pytestmark = pytest.mark.proof
 
