@@ -42,6 +42,7 @@ from testbed.core.errors import (
     TestbedError,
     Unfaithful,
     UnfaithfulWarning,
+    reading,
 )
 from testbed.core.suggestions import suggest
 from testbed.core.units import UnitError
@@ -87,6 +88,7 @@ from testbed.sweep.scheduler import Policy
 from testbed.sweep.sweep_run import SweepOptions, SweepRun
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
     import polars as pl
 
     from testbed.sweep.results import SweepTables
@@ -240,14 +242,41 @@ class Run:
             make_again(open_readable(self.path))
         return self._folder.report
 
+    def plot(self, figure: str | None = None) -> go.Figure:
+        """Return a figure of the run, which notebooks show.
+
+        Args:
+            figure: Name of the figure: latency, matrix, loss, utilisation, queue, ranks or steps;
+                None: the first one that has data.
+
+        Raises:
+            InputError: There is no such figure, or it has no data.
+
+        Example:
+            ```python
+            run.plot("ranks").write_html("ranks.html")
+            ```
+        """
+        from testbed.report.figures.white import on_white  # noqa: PLC0415 (plotly)
+        from testbed.report.load import load  # noqa: PLC0415
+        from testbed.report.paper.choice import choose_figures  # noqa: PLC0415
+        from testbed.report.paper.run_figures import draw_run  # noqa: PLC0415
+
+        with reading(self.path):
+            drawn = choose_figures(draw_run(load(self._folder)), figure, ".pdf")
+        return on_white(next(iter(drawn.values())))
+
     def export(
-        self, to: Literal["csv", "tensorboard", "chakra"], out: str | Path | None = None
+        self,
+        to: Literal["csv", "tensorboard", "chakra", "wandb", "mlflow"],
+        out: str | Path | None = None,
     ) -> list[Path]:
         """Write the measurements for other tools.
 
         Args:
             to: csv: a file for each table. tensorboard: an event file. chakra: an execution trace
-                of each rank. The latter two need the extra of their name.
+                of each rank. wandb: offline files. mlflow: a store. All but csv need the extra of
+                their name.
             out: Folder for the files; None: a folder in the run folder, named by the format.
 
         Returns:
@@ -811,6 +840,49 @@ class Sweep:
         """One row per point, operation and size; `testbed.sweep.results` lists the columns."""
         return self._tables.collectives
 
+    def plot(
+        self,
+        figure: int = 1,
+        *,
+        x: str | None = None,
+        y: str | None = None,
+        series: str | None = None,
+        facet: str | None = None,
+        heat: bool = False,
+    ) -> go.Figure:
+        """Return a figure of the sweep, which notebooks show.
+
+        Args:
+            figure: Number of the figure of the experiment, from 1.
+            x: Column of the horizontal axis. With any of `x`, `y`, `series`, `facet` and `heat`,
+                the figure shows these columns instead, as `testbed sweep plot` does.
+            y: Column of numbers.
+            series: Column with a line for each value.
+            facet: Column with a panel for each value.
+            heat: Whether to draw a heat map.
+
+        Raises:
+            InputError: There is no such figure or column, or no complete point has its values.
+
+        Example:
+            ```python
+            sweep.plot(x="delay", y="time_us", series="algorithm")
+            ```
+        """
+        from testbed.report.figures.white import on_white  # noqa: PLC0415 (plotly)
+        from testbed.sweep.figures import draw  # noqa: PLC0415
+        from testbed.sweep.plots import PlotRequest, choose_plots  # noqa: PLC0415
+
+        request = PlotRequest(x=x, y=y, series=series, facet=facet, heat=heat)
+        plots = choose_plots(self._folder.read_index(), self.points, request)
+        if not 1 <= figure <= len(plots):
+            titles = ", ".join(f"{number}: {plot.heading}" for number, plot in enumerate(plots, 1))
+            raise InputError(f"there is no figure {figure}", remedy=f"choose one of: {titles}")
+        drawn = draw(plots[figure - 1], self.points, self.collectives)
+        if drawn is None:
+            raise InputError("nothing to draw: no complete point has these values")
+        return on_white(drawn)
+
     def report(self) -> Path:
         """Return the path of sweep.html, and regenerate the page if the file is missing.
 
@@ -1053,6 +1125,22 @@ class Found:
         parts.append(notebook.rows_html(self.table.columns, self.table.rows()))
         parts.append(notebook.files({"report": self._folder.page}))
         return notebook.box(parts)
+
+    def plot(self, figure: int = 1) -> go.Figure:
+        """Return a figure of the runs; without `plots` in the question, a condition's figure.
+
+        Args:
+            figure: Number of the figure, from 1.
+
+        Raises:
+            InputError: There is no such figure, or no complete run has its values.
+
+        Example:
+            ```python
+            found.plot().write_html("found.html")
+            ```
+        """
+        return self.sweep.plot(figure)
 
     @cached_property
     def answers(self) -> list[Answer]:

@@ -317,3 +317,15 @@ def test_error_names_the_run_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         testbed.run("two-sites", out=tmp_path / "run")
     assert caught.value.__notes__ == [f"the run folder is {tmp_path / 'run'}"]
     assert isinstance(caught.value, testbed.TestbedError)
+
+
+def test_figures_of_a_run(folder: RunDir) -> None:
+    collect(folder)
+    run = testbed.open_run(folder.path)
+    first = run.plot()
+    assert first.layout.yaxis.title.text == "time (ms)"
+    assert run.plot("latency").data[0].name == first.data[0].name
+    assert len(run.plot("ranks").data[0].y) == len(run.plan.workers.ranks)
+    with pytest.raises(InputError, match="there is no figure 'rank'") as caught:
+        run.plot("rank")
+    assert "choose one of: latency, matrix" in str(caught.value)

@@ -224,3 +224,17 @@ def test_wrong_deployments(arguments: dict[str, Any], text: str) -> None:
     with pytest.raises(InputError) as caught:
         testbed.deploy("two-sites", **arguments)
     assert text in str(caught.value)
+
+
+def test_figures_of_a_sweep(folder: SweepDir) -> None:
+    sweep = testbed.open_sweep(folder.path)
+    figure = sweep.plot()
+    assert figure.layout.paper_bgcolor == "#fff"
+    assert list(figure.data[0].y) == [3.0]  # s of wall time: the run has no summary
+    attempts = sweep.plot(x="delay", y="attempt")
+    assert list(attempts.data[0].y) == [1]
+    with pytest.raises(InputError, match="there is no figure 2") as caught:
+        sweep.plot(2)
+    assert "choose one of: 1:" in str(caught.value)
+    with pytest.raises(InputError, match="unknown column"):
+        sweep.plot(y="nonsense")
