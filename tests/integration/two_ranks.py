@@ -43,11 +43,10 @@ def collectives(rank: int) -> None:
     with torch.inference_mode():
         dist.all_reduce(torch.ones(2, dtype=torch.int8))
         dist.reduce_scatter_tensor(torch.empty(1), torch.ones(2))
-    assert functional.all_reduce(torch.ones(3), "sum", dist.group.WORLD).tolist() == [2, 2, 2]
-    assert functional.reduce_scatter_tensor(torch.ones(4), "sum", 0, dist.group.WORLD).tolist() == [
-        2,
-        2,
-    ]
+    world = dist.group.WORLD
+    assert world is not None
+    assert functional.all_reduce(torch.ones(3), "sum", world).tolist() == [2, 2, 2]
+    assert functional.reduce_scatter_tensor(torch.ones(4), "sum", 0, world).tolist() == [2, 2]
     sparse = torch.sparse_coo_tensor(
         torch.tensor([[1]]), torch.tensor([1.0]), (4,), check_invariants=True
     )
