@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +29,12 @@ from testbed.report.map.layout import LinkUse
 from testbed.report.map.site_map import site_map
 from testbed.report.message_table import messages_grid
 from testbed.report.perfetto import write_trace
+from testbed.report.repeat import repeat_command
 from testbed.runfolder.files import replace_bytes
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.status import Status
 
 T = TypeVar("T")
-PROGRAM = "testbed"
 LATENCY = (
     "Median time of each operation against its size; both axes are logarithmic: each grid line is "
     "a multiple of the one before. Bars reach from the shortest to the longest iteration. Dashed: "
@@ -363,41 +362,3 @@ def _direction_text(direction: Direction) -> str:
     rate = format_rate(direction.bottleneck.rate_bps)
     delay = format_time(direction.fibre.delay_ns)
     return f"{rate}, {delay} one way, queue {direction.bottleneck.queue_packets} packets"
-
-
-def repeat_command(content: Content) -> str:
-    """Return the command that repeats a run, without the run folder, which is never overwritten.
-
-    The command comes from status.json, or from the plan if status.json lacks the command.
-    """
-    if content.status is not None and content.status.command:
-        return _typed_command(content.status.command)
-    plan = content.plan
-    if plan is None:
-        return ""
-    arguments = [PROGRAM, "run", plan.network.name, plan.workers.workload]
-    arguments += ["--seed", str(plan.seed)]
-    arguments += ["--clock", plan.clock]
-    arguments += ["--isolation", plan.workers.isolation]
-    arguments += ["--capture", plan.capture]
-    return shlex.join(arguments)
-
-
-def _typed_command(command: list[str]) -> str:
-    """Return a typed command without --out; arguments after ``--`` belong to a script and stay."""
-    program = Path(command[0]).name
-    if program == "__main__.py":
-        program = PROGRAM
-    arguments = command[1:]
-    end = arguments.index("--") if "--" in arguments else len(arguments)
-
-    kept = []
-    is_folder = False
-    for argument in arguments[:end]:
-        if is_folder:
-            is_folder = False
-        elif argument == "--out":
-            is_folder = True
-        elif not argument.startswith("--out="):
-            kept.append(argument)
-    return shlex.join([program, *kept, *arguments[end:]])

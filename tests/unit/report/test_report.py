@@ -29,7 +29,8 @@ from testbed.report.flow_table import flows_grid
 from testbed.report.grid import Grid
 from testbed.report.html import pack_plotly
 from testbed.report.load import load
-from testbed.report.page import repeat_command, write_page
+from testbed.report.page import write_page
+from testbed.report.repeat import repeat_command
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import Problem, ProblemCode
 from testbed.runfolder.status import Status, write_status
