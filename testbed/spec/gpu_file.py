@@ -24,7 +24,7 @@ from testbed.spec.base import Mistake, Strict, input_error, refuse
 
 FILE_ENDINGS = (".yaml", ".yml")
 BITS = 8
-HALF = ("bfloat16", "float16")
+HALF: tuple[NumberFormat, NumberFormat] = ("bfloat16", "float16")
 PEAK = Quantity(
     name="peak rate",
     base="FLOP/s",
@@ -120,6 +120,12 @@ class GpuFile(Strict):
         tflops = {**base.tflops}
         for number_format, flops in self.peak.items():
             tflops[number_format] = flops / TERA
+
+        # kernels of both have one rate: a peak for one of them is that of both
+        bfloat16, float16 = HALF
+        for given, other in ((bfloat16, float16), (float16, bfloat16)):
+            if given in self.peak and other not in self.peak:
+                tflops[other] = tflops[given]
 
         return Accelerator(
             tflops=tflops,

@@ -79,7 +79,7 @@ def figures_of(gpu: ModelledGpu, count: int) -> Figures:
 def _peak(accelerator: Accelerator, number_format: str) -> float:
     """Return the peak of a format, or of the nearest format that the data sheet has, in FLOP/s."""
     tflops = accelerator.tflops
-    half = tflops.get("float16") or tflops["bfloat16"]
+    half = tflops[accelerator.training_format]
     tensor32 = tflops.get("tf32") or half / 2
     float32 = tflops.get("float32") or tensor32 / VECTOR_FORMATS
     peaks: dict[str, float] = {

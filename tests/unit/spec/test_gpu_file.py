@@ -50,6 +50,14 @@ def test_like_has_what_is_left_out(tmp_path: Path) -> None:
     assert gpu.device.reported_bytes == 96 * 2**30
 
 
+@pytest.mark.parametrize("number_format", ["bfloat16", "float16"])
+def test_a_peak_of_half_precision_is_that_of_kernels(tmp_path: Path, number_format: str) -> None:
+    """Whichever of both formats a file names, and although `like` has peaks of both."""
+    gpu = load_gpu(written(tmp_path, f"like: H100\npeak: {{{number_format}: 835 TFLOP/s}}\n"))
+    assert gpu.peak_flops == 835e12
+    assert figures_of(gpu, 1).flops_per_ns[3] == pytest.approx(835e3 * PRODUCT_EFFICIENCY)
+
+
 @pytest.mark.parametrize("name", DEVICES)
 def test_settings_read_back(name: str) -> None:
     gpu = load_gpu(name)
