@@ -457,6 +457,8 @@ def run(
     events_from: Literal["operation", "start"] | None = None,
     gpu: str | None = None,
     gpus_per_host: int | None = None,
+    comm: Literal["nccl", "gloo"] | None = None,
+    scale: int | None = None,
     **options: Any,
 ) -> Run:
     """Run a workload, a script or a function on a topology, and return the completed run.
@@ -487,6 +489,8 @@ def run(
         gpu: Kind of the GPUs to model, such as "H100" or "mine.yaml", for a script or a function
             that uses CUDA and NCCL (docs/gpus.md); None: hosts have no GPUs.
         gpus_per_host: Number of modelled GPUs of each host, each with a rank; None: 1.
+        comm: Library whose algorithms modelled GPUs use; None: nccl.
+        scale: Divisor of the bytes of modelled GPUs on the wire, and of all rates; None: 1.
         **options: Any option of `testbed.spec.options.RunOptions`, such as
             ``isolation="process"`` or ``seed=3``.
 
@@ -527,6 +531,8 @@ def run(
         events_from=events_from,
         gpu=gpu,
         gpus_per_host=gpus_per_host,
+        comm=comm,
+        scale=scale,
         **options,
     )
     return _start(prepared, folder, display)
@@ -619,6 +625,8 @@ def _prepare_in_folder(
     events_from: Literal["operation", "start"] | None = None,
     gpu: str | None = None,
     gpus_per_host: int | None = None,
+    comm: Literal["nccl", "gloo"] | None = None,
+    scale: int | None = None,
     **options: Any,
 ) -> tuple[PreparedRun, RunDir]:
     """Check the arguments of `run`, and return the prepared run with its new folder."""
@@ -632,6 +640,8 @@ def _prepare_in_folder(
         "events_from": events_from,
         "gpu": gpu,
         "gpus_per_host": gpus_per_host,
+        "comm": comm,
+        "scale": scale,
     }
     script_settings = {key: value for key, value in script_settings.items() if value is not None}
 

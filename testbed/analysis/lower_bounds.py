@@ -65,7 +65,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from testbed.plan.model import Network, Rank
+from testbed.plan.model import Network, Plan, Rank
 from testbed.plan.paths import least_delays_to
 from testbed.spec.collective import Collective, DataFlow, Parts, Unequal, collectives
 
@@ -73,6 +73,11 @@ MAX_SUBSET_DCS = 10
 
 Matrix = npt.NDArray[np.float64]
 CutName = tuple[str, int, bool]
+
+
+def wire_scale(plan: Plan) -> int:
+    """Return the divisor of the bytes that a script's operations send."""
+    return int(plan.workers.settings.get("scale", 1)) if plan.workers.workload == "script" else 1
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import cast
 
 import polars as pl
 
-from testbed.analysis.lower_bounds import Bounds
+from testbed.analysis.lower_bounds import Bounds, wire_scale
 from testbed.analysis.operations import settled, spread
 from testbed.plan.model import Plan
 from testbed.runfolder.summary import MessageRow
@@ -92,6 +92,7 @@ class _MessageBounds:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
+        self._scale = wire_scale(plan)
         self._by_datacenters: dict[tuple[str, str], Bounds] = {}
 
     def us(self, source: int, target: int, size: int) -> float | None:
@@ -105,6 +106,6 @@ class _MessageBounds:
             key = (hosts[0].dc, hosts[1].dc)
             if key not in self._by_datacenters:
                 self._by_datacenters[key] = Bounds(self._plan.network, ranks)
-            return self._by_datacenters[key].us("broadcast", size)
+            return self._by_datacenters[key].us("broadcast", size // self._scale)
         except (IndexError, KeyError, ValueError, StopIteration):
             return None

@@ -24,7 +24,7 @@ from testbed.analysis.gpu_steps import summarize_gpus
 from testbed.analysis.link_samples import measured_rates, of_direction, sent_bytes
 from testbed.analysis.loaded_run import LoadedRun
 from testbed.analysis.loop import summarize_loop
-from testbed.analysis.lower_bounds import Bounds, concurrent_us
+from testbed.analysis.lower_bounds import Bounds, concurrent_us, wire_scale
 from testbed.analysis.messages import message_rows
 from testbed.analysis.operations import ROW, bus_factor, iterations, settled, spread
 from testbed.analysis.plausibility import implausible
@@ -247,6 +247,18 @@ def _whole_iterations(measured: pl.DataFrame, run: LoadedRun) -> pl.DataFrame:
     return whole
 
 
+def scaled_parts(parts: Parts | None, scale: int) -> Parts | None:
+    """Return the bytes of each rank's parts on the wire; None if they are equal."""
+    if parts is None or scale == 1:
+        return parts
+
+    scaled: list[list[int]] = []
+    for of_rank in parts:
+        scaled.append([part // scale for part in of_rank])
+
+    return scaled
+
+
 class RowBounds:
     """Lower bounds of the operations of a run."""
 
@@ -262,6 +274,7 @@ class RowBounds:
         self._of_members: dict[tuple[int, ...], Bounds] = {}
         self._of_size: dict[int, list[Bounds]] = {}
         self._failed = False
+        self._scale = wire_scale(run.plan)
         of_workload = measured.filter(process_group="")
         members = of_workload.select("group", "group_size", "rank").unique().sort("rank")
         groups = members.group_by("group", "group_size", maintain_order=True)
@@ -280,7 +293,7 @@ class RowBounds:
         try:
             if not operation.members:
                 at_once = self._of_size[operation.ranks]
-                return concurrent_us(at_once, operation.op, operation.bytes)
+                return concurrent_us(at_once, operation.op, operation.bytes // self._scale)
 
             ranks = operation.members
             if len(ranks) != operation.ranks:  # several groups at once that cannot be told apart
@@ -294,7 +307,8 @@ class RowBounds:
             if bounds is None:
                 return None
 
-            return bounds.us(operation.op, operation.bytes, operation.parts)
+            parts = scaled_parts(operation.parts, self._scale)
+            return bounds.us(operation.op, operation.bytes // self._scale, parts)
         except (KeyError, ValueError):
             return None
 

@@ -48,7 +48,8 @@ ScaleOption = Annotated[
         envvar="TESTBED_SCALE",
         min=1,
         metavar="N",
-        help="train: divide parameters and rates by N; times stay the same",
+        help="train: divide parameters and rates by N; script with --gpu: divide bytes on the wire "
+        "and rates by N; times stay the same",
     ),
 ]
 RanksOption = Annotated[
@@ -92,6 +93,13 @@ GpusOption = Annotated[
         help="script: modelled GPUs of each host, each with a rank \\[default: 1]",
     ),
 ]
+CommOption = Annotated[
+    Literal["nccl", "gloo"] | None,
+    typer.Option(
+        envvar="TESTBED_COMM_LIBRARY",
+        help="script with --gpu: library whose algorithms carry out operations \\[default: nccl]",
+    ),
+]
 AdviseOption = Annotated[
     bool,
     typer.Option(
@@ -111,6 +119,7 @@ SCRIPT_FLAGS = {
     "events_from": "--events-from",
     "gpu": "--gpu",
     "gpus_per_host": "--gpus-per-host",
+    "comm": "--comm",
 }
 
 
@@ -170,6 +179,7 @@ def run(
     events_from: EventsFromOption = None,
     gpu: GpuOption = None,
     gpus_per_host: GpusOption = None,
+    comm: CommOption = None,
     fail_unfaithful: FailUnfaithfulOption = False,
     advising: AdviseOption = False,
     quiet: Annotated[
@@ -188,8 +198,6 @@ def run(
     testbed run two-sites -- train.py --lr 3e-4. testbed starts the script on every host as torchrun
     would.
     """
-    if scale is not None:
-        sets = [*sets, f"workload.scale={scale}"]
     if advising and dry_run:
         raise InputError(
             "measures further runs, and --dry-run starts none",
@@ -204,9 +212,14 @@ def run(
         "events_from": events_from,
         "gpu": gpu,
         "gpus_per_host": gpus_per_host,
+        "comm": comm,
     }
     script_settings = {key: value for key, value in script_settings.items() if value is not None}
     script = context.meta[SCRIPT]
+    if scale is not None and script:
+        script_settings["scale"] = scale
+    elif scale is not None:
+        sets = [*sets, f"workload.scale={scale}"]
     if script:
         in_image = options.image is not None
         work = _script_work(script, workload, script_settings, in_image=in_image)

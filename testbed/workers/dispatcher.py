@@ -38,7 +38,7 @@ from testbed.core.compat.torch_process_groups import (
     store_prefix,
 )
 from testbed.core.units import format_ranks
-from testbed.runfolder.records import NCCL, Operation
+from testbed.runfolder.records import GLOO, NCCL, Operation
 from testbed.workers.gpu.labels import OperationKind, label_work
 from testbed.workers.tcp_watch import Snapshot, TcpWatch
 
@@ -201,12 +201,14 @@ class Interception:
 
     def _followed(self, boxed_work: Any, operation: Operation, done: Callable[[], None]) -> Any:
         """Record `operation` at the end of a work, and return the boxed work for the caller."""
-        work = Work.unbox(boxed_work)
+        work: Any = Work.unbox(boxed_work)
         if hasattr(work, "ended"):  # of a modelled GPU: its future only orders streams
             kind = OperationKind(operation.op, operation.process_group, operation.peer)
             label_work(work, kind)
             ended = work.ended()
             self._on_streams.add(ended)
+            algorithm = GLOO if work.uses_gloo() else NCCL
+            operation = operation.model_copy(update={"algorithm": algorithm})
             ended.add_done_callback(partial(self._ended_on_stream, ended, operation))
             return boxed_work
 
@@ -292,7 +294,7 @@ class Interception:
         """Record an operation that a stream of a modelled GPU has carried out."""
         start_ns, end_ns = future.value()
         times = {"start_ns": start_ns, "end_ns": end_ns}
-        self._record(operation.model_copy(update={**times, "algorithm": NCCL}))
+        self._record(operation.model_copy(update=times))
         self._on_streams.discard(pending)
 
     def _done(self, operation: Operation, before: Snapshot | None) -> None:

@@ -20,7 +20,7 @@ from testbed.runfolder.records import RankStarted, append
 from testbed.workers import comm
 from testbed.workers.comm import CommLibrary
 from testbed.workers.dispatcher import Interception
-from testbed.workers.gpu.device_library import planned_gpu_environment
+from testbed.workers.gpu.device_library import CARD_RATE, planned_gpu_environment
 from testbed.workers.workload import RankContext, load_workload, shared_workload, workload_traits
 
 SIOCGIFFLAGS, SIOCGIFADDR, IFF_UP = 0x8913, 0x8915, 1  # linux/sockios.h, linux/if.h
@@ -193,6 +193,10 @@ def rank_environment(plan: Plan, rank: int, library: CommLibrary) -> dict[str, s
     }
     variables.update(library.environment(HOST_INTERFACE, connections))
     variables.update(planned_gpu_environment(workers.settings))
+    if workers.settings.get("gpu"):
+        card = plan.network.host(this_rank.host)
+        rate_bps = min(card.nic_up.rate_bps, card.nic_down.rate_bps)
+        variables[CARD_RATE] = str(rate_bps * int(workers.settings.get("scale", 1)))
 
     if workers.once_per_host:
         variables.update(

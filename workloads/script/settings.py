@@ -26,7 +26,7 @@ from testbed.workloads.script.python_code import code_to_compile
 from testbed.core.paths import absolute_path
 from testbed.core.suggestions import suggest
 from testbed.core.units import UnitError
-from testbed.spec.base import Flag
+from testbed.spec.base import Count, Flag
 from testbed.spec.gpu_file import load_gpu
 from testbed.spec.options import visible_folder
 from testbed.spec.workload import Workload
@@ -97,6 +97,12 @@ class Script(Workload):
     gpu: str | None = Field(
         None,
         description="model GPUs of this kind (a name, or a file), for scripts with CUDA and NCCL",
+    )
+    comm: Literal["nccl", "gloo"] = Field(
+        "nccl", description="library whose algorithms modelled GPUs use"
+    )
+    scale: Count = Field(
+        1, description="divisor of the bytes of modelled GPUs on the wire, and of all rates"
     )
     gpus_per_host: Annotated[int, Field(ge=1, le=16)] = Field(
         1, description="modelled GPUs of each host; as many ranks, unless their number is given"
@@ -228,6 +234,11 @@ class Script(Workload):
         return self.model_copy(update={"ranks_per_host": asked})
 
     @property
+    def divisor(self) -> int:
+        """Divisor of the topology's rates, which is `scale`."""
+        return self.scale
+
+    @property
     def sends_only_tensors(self) -> bool:
         """Whether a rank sends nothing larger than its largest tensor; a script may send more."""
         return False
@@ -279,6 +290,8 @@ class Script(Workload):
             "gpu": gpu.name,
             "gpus_per_host": self.gpus_per_host,
             "gpu_figures": gpu.settings(),
+            "comm": self.comm,
+            "scale": self.scale,
         }
 
     def largest_tensor_bytes(self, ranks: int) -> int:
@@ -293,7 +306,11 @@ class Script(Workload):
         if self.gpu is None and self.gpus_per_host > 1:
             raise UnitError("gpus_per_host requires gpu", "name the kind of GPU: --gpu H100")
 
-        if self.gpu is not None:
+        if self.gpu is None:
+            for key, is_default in (("comm", self.comm == "nccl"), ("scale", self.scale == 1)):
+                if not is_default:
+                    raise UnitError(f"{key} requires gpu", "name the kind of GPU: --gpu H100")
+        else:
             load_gpu(self.gpu)
 
         self.program()

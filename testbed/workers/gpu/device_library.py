@@ -23,6 +23,9 @@ from testbed.workers.gpu.figures import Figures, figures_of
 LIBRARIES = "TESTBED_GPU_LIBRARIES"  # folder of the compiled libraries
 VALUES = "TESTBED_GPU_VALUES"  # folder in which ranks exchange values (native/carried.cpp)
 GPU = "TESTBED_MODELLED_GPU"  # JSON: name, number and figures of the GPUs of a host
+SCALE = "TESTBED_SCALE_OF_BYTES"  # one of so many bytes of an operation crosses the network
+CARD_RATE = "TESTBED_CARD_BPS"  # of this host's network card before scaling
+COMMUNICATION = "TESTBED_COMM"  # the library that carries out operations: nccl or gloo
 DEVICE_LIBRARY = "libtestbed-gpu.so"
 TORCH_LIBRARIES = ("libc10.so", "libtorch_cpu.so")
 MEMORY_FIGURES = (
@@ -50,7 +53,11 @@ def planned_gpu_environment(settings: Mapping[str, Any]) -> dict[str, str]:
         return {}
 
     gpu = ModelledGpu.of_settings(name, settings["gpu_figures"])
-    return gpu_environment(gpu, int(settings["gpus_per_host"]))
+    return {
+        **gpu_environment(gpu, int(settings["gpus_per_host"])),
+        COMMUNICATION: settings.get("comm", "nccl"),
+        SCALE: str(settings.get("scale", 1)),
+    }
 
 
 def is_asked_for() -> bool:

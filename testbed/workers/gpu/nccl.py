@@ -9,13 +9,20 @@ import importlib.util
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from testbed.workers.gpu.device_library import LIBRARIES, gpu_figures
+from testbed.runfolder.records import GLOO
+from testbed.workers.gpu.device_library import (
+    CARD_RATE,
+    COMMUNICATION,
+    LIBRARIES,
+    SCALE,
+    gpu_figures,
+)
 
 MODULE = "testbed_nccl"
 DEFAULT_TIMEOUT = timedelta(minutes=10)  # torch's for NCCL
@@ -29,8 +36,17 @@ HONOURED = (
     "NCCL_BUFFSIZE",
     "NCCL_SOCKET_NTHREADS",
     "NCCL_NSOCKS_PERTHREAD",
+    "NCCL_ALGO",
+    "NCCL_PROTO",
 )
+ALGORITHMS = ("ring", "tree")
+PROTOCOLS = ("ll", "simple")  # LL128 needs more of the way to a network card than sockets give
+NEWER = (8, 0)  # compute capability from which NCCL assumes shorter steps of large rings
+CARD_BPS = 10**10  # of a network card whose rate is not known
+HOSTS = "TESTBED_HOSTS"  # the host of each rank
 WITHOUT_EFFECT = ("NCCL_DEBUG", "NCCL_DEBUG_SUBSYS", "NCCL_SOCKET_IFNAME", "NCCL_DEBUG_FILE")
+
+_named: list[bool] = []
 
 
 def offer_nccl(groups: ModuleType) -> None:
@@ -68,24 +84,68 @@ def _set_network_first(backend: Any) -> None:
     initialise = group_class.__init__
 
     @functools.wraps(initialise)
-    def initialised(self: Any, *arguments: Any) -> None:
-        _set_network(backend, os.environ)
-        initialise(self, *arguments)
+    def initialised(self: Any, store: Any, rank: int, size: int, *options: Any) -> None:
+        backend.set_network(_network(backend, os.environ))
+        initialise(self, store, rank, size, *options)
+        if os.environ.get(COMMUNICATION) == GLOO and size > 1:
+            self.use_gloo(_gloo_group(store, rank, size, *options))
 
     group_class.__init__ = initialised
 
 
-def _set_network(backend: Any, environment: Mapping[str, str]) -> None:
-    """Set addresses and sizes by NCCL's variables; name those that are ignored."""
-    channels = max(CHANNELS, int(environment.get("NCCL_MIN_NCHANNELS", CHANNELS)))
-    channels = min(channels, int(environment.get("NCCL_MAX_NCHANNELS", channels)))
-    buffer_bytes = int(environment.get("NCCL_BUFFSIZE", BUFFER_BYTES))
-    threads = int(environment.get("NCCL_SOCKET_NTHREADS", "1"))
-    sockets = threads * int(environment.get("NCCL_NSOCKS_PERTHREAD", "1"))
-    address = socket.gethostbyname(socket.gethostname())
-    local_rate = gpu_figures().local_bytes_per_ns
-    backend.set_network(address, channels, buffer_bytes, sockets, local_rate)
+def _gloo_group(store: Any, rank: int, size: int, options: Any = None) -> Any:
+    """Return a process group of gloo for the ranks of a group of NCCL."""
+    distributed: Any = sys.modules["torch.distributed"]
+    timeout = DEFAULT_TIMEOUT if options is None else options._timeout
+    prefixed = distributed.PrefixStore("gloo", store)
+    return distributed.ProcessGroupGloo(prefixed, rank, size, timeout)
 
+
+def _network(backend: Any, environment: Mapping[str, str]) -> Any:
+    """Return addresses and sizes by NCCL's variables; name those that are ignored."""
+    channels = max(CHANNELS, int(environment.get("NCCL_MIN_NCHANNELS", CHANNELS)))
+    threads = int(environment.get("NCCL_SOCKET_NTHREADS", "1"))
+    gpus = gpu_figures()
+    network = backend.NetworkSettings()
+    network.address = socket.gethostbyname(socket.gethostname())
+    network.channels = min(channels, int(environment.get("NCCL_MAX_NCHANNELS", channels)))
+    network.buffer_bytes = int(environment.get("NCCL_BUFFSIZE", BUFFER_BYTES))
+    network.sockets = threads * int(environment.get("NCCL_NSOCKS_PERTHREAD", "1"))
+    network.local_bytes_per_ns = gpus.local_bytes_per_ns
+    network.scale = int(environment.get(SCALE, "1"))
+    network.card_gbytes = int(environment.get(CARD_RATE, CARD_BPS)) / 8e9
+    network.is_older = gpus.model.capability < NEWER
+    network.hosts = [host for host in environment.get(HOSTS, "").split(",") if host]
+    algorithms = allowed(environment.get("NCCL_ALGO", ""), ALGORITHMS)
+    protocols = allowed(environment.get("NCCL_PROTO", ""), PROTOCOLS)
+    network.may_ring = "ring" in algorithms
+    network.may_tree = "tree" in algorithms
+    network.may_simple = "simple" in protocols
+    network.may_ll = "ll" in protocols
+    _name_ignored(environment)
+    return network
+
+
+def allowed(text: str, known: Sequence[str]) -> set[str]:
+    """Return which names a variable of NCCL allows; all if it allows none of those modelled.
+
+    Args:
+        text: a list of names with commas between, after ``^`` of those that are not allowed.
+        known: the names that are modelled.
+    """
+    names = {name.strip().lower() for name in text.lstrip("^").split(",")}
+    chosen = set(known) & names
+    if text.startswith("^"):
+        chosen = set(known) - names
+
+    return chosen or set(known)
+
+
+def _name_ignored(environment: Mapping[str, str]) -> None:
+    if _named:
+        return
+
+    _named.append(True)
     ignored = []
     for name in environment:
         if name.startswith("NCCL_") and name not in (*HONOURED, *WITHOUT_EFFECT):

@@ -10,6 +10,8 @@ from testbed.analysis.bottleneck import cause_of_gpus
 from testbed.analysis.gpu_places import Places
 from testbed.analysis.gpu_steps import joined_steps, read_gpus, summarize_gpus
 from testbed.analysis.gpu_verdict import of_gpu_steps
+from testbed.analysis.lower_bounds import wire_scale
+from testbed.analysis.messages import message_rows
 from testbed.analysis.value_decisions import value_decisions
 from testbed.plan.model import Plan, Rank
 from testbed.report.gpu_tables import gpu_grid, memory_grid, waits_grid
@@ -184,3 +186,48 @@ def test_decisions_by_values_are_warnings(tmp_path: Path) -> None:
     ]
     assert "(2 ranks;" in messages[0]
     assert "(rank 2;" in messages[1]
+
+
+def test_scaled_operations_send_a_part_of_their_bytes() -> None:
+    """Of 8 MB, at a scale of 10, 0.8 MB leave c over links of 1 and 10 Gbit/s, 10 ms long."""
+    plan = plan_of_gpus()
+    settings = {**plan.workers.settings, "scale": 10}
+    scaled = plan.model_copy(
+        update={"workers": plan.workers.model_copy(update={"settings": settings})}
+    )
+    assert (wire_scale(plan), wire_scale(scaled)) == (1, 10)
+    times_us = []
+    for one in (plan, scaled):
+        ops = message_ops(one, size=8_000_000)
+        times_us += [row.bound_us for row in message_rows(ops, one)]
+    assert times_us == pytest.approx([64_000 / 11 + 10_000, 6_400 / 11 + 10_000])
+
+
+def message_ops(plan: Plan, size: int) -> pl.DataFrame:
+    """Return the rows of a message from rank 2 in b to rank 3 in c."""
+    rows = []
+    for op, rank, peer in (("send", 2, 3), ("recv", 3, 2)):
+        row = {
+            "op": op,
+            "bytes": size,
+            "group_size": 4,
+            "iteration": 0,
+            "phase": "script",
+            "rank": rank,
+            "start_ns": START_NS,
+            "end_ns": START_NS + 100 * MS,
+            "dtype": "float32",
+            "algorithm": "nccl",
+            "process_group": GROUP,
+            "group": "",
+            "group_rank": rank,
+            "peer": peer,
+            "tag": 0,
+            "host": plan.workers.ranks[rank].host,
+        }
+        rows.append(row)
+
+    # every rank has a record, which says who is in the group
+    for rank in (0, 1):
+        rows.append({**rows[0], "op": "barrier", "rank": rank, "group_rank": rank, "peer": None})
+    return pl.DataFrame(rows, schema=dict(schemas.OPS))

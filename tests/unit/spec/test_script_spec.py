@@ -245,6 +245,9 @@ def test_gpus_of_a_host(here: Path) -> None:
     assert eight.ranks_per_host == 8
     settings = eight.settings(8)
     assert (settings["gpu"], settings["gpus_per_host"]) == ("H100", 8)
+    assert (settings["comm"], settings["scale"], eight.divisor) == ("nccl", 1, 1)
+    scaled = Script(command=["train.py"], gpu="H100", scale=1000)
+    assert (scaled.settings(1)["scale"], scaled.divisor) == (1000, 1000)
     given = {"command": ["train.py"], "gpu": "A100", "gpus_per_host": 2, "ranks_per_host": 1}
     assert Script.model_validate(given).ranks_per_host == 1
 
@@ -255,6 +258,8 @@ def test_gpus_of_a_host(here: Path) -> None:
         ({"gpu": "H1000"}, "H100"),
         ({"gpus_per_host": 2}, "--gpu H100"),
         ({"gpu": "TPUv4"}, "TPUv5p"),
+        ({"comm": "gloo"}, "comm requires gpu"),
+        ({"scale": 10}, "scale requires gpu"),
     ],
 )
 def test_wrong_gpus(here: Path, settings: dict[str, object], error: str) -> None:

@@ -10,6 +10,7 @@
 
 #include "device.h"
 #include "combinations.h"
+#include "stand_in_payload.h"
 
 namespace testbed {
 
@@ -176,7 +177,8 @@ std::shared_ptr<Communicator> NcclBackend::communicator(const std::string& name,
   if (found == nullptr) {
     Network network = network_of_process;
     network.timeout_ns = std::chrono::nanoseconds(options_->timeout).count();
-    found = std::make_shared<Communicator>(store_, name, rank, ranks, current_device(), network);
+    found = std::make_shared<Communicator>(store_, name, rank, ranks, current_device(), network,
+                                           options_->global_ranks_in_group);
     const std::lock_guard lock(communicators_mutex);
     all_communicators.insert(found.get());
   }
@@ -188,6 +190,90 @@ c10::intrusive_ptr<NcclWork> NcclBackend::new_work(c10d::OpType type, Tensors ou
   return c10::make_intrusive<NcclWork>(rank_, type, current_device(), std::move(outputs));
 }
 
+int64_t NcclBackend::on_the_wire(int64_t elements) const {
+  const int64_t scale = network_of_process.wire.scale;
+  return (elements + scale - 1) / scale;
+}
+
+at::Tensor NcclBackend::payload(const at::Tensor& tensor) const {
+  return payload_tensor(on_the_wire(tensor.numel()), tensor.scalar_type());
+}
+
+NcclBackend::Tensors NcclBackend::payloads(const Tensors& tensors) const {
+  Tensors all;
+  for (const at::Tensor& tensor : tensors) {
+    all.push_back(payload(tensor));
+  }
+  return all;
+}
+
+// As with NCCL, operations run one after another on a stream when the devices reach them.
+NcclBackend::WorkPtr NcclBackend::with_gloo(c10d::OpType type, Tensors outputs, Calls calls, const std::string& name) {
+  const c10::DeviceGuard guard(device_at(device_of(outputs)));
+  auto group = communicator(name, rank_, size_);
+  group->carry(take_carried());
+  auto work = new_work(type, std::move(outputs));
+  work->note_gloo();
+  auto run = [calls = std::move(calls)](std::chrono::milliseconds timeout) {
+    const at::NoGradGuard without_grad;
+    std::vector<WorkPtr> works;
+    for (const Call& call : calls) {
+      works.push_back(call());
+    }
+    for (const WorkPtr& one : works) {
+      one->wait(timeout);
+    }
+  };
+  const std::string text = c10d::opTypeToString(type) + " with gloo";
+  work->attach(group->run_call(std::move(run), text, work->on_end()), group->stream());
+  last_work_ = work;
+  return work;
+}
+
+NcclBackend::Call NcclBackend::gather_call(const at::Tensor& input) {
+  return [this, elements = on_the_wire(input.numel()), type = input.scalar_type()] {
+    auto received = payload_tensor(size_ * elements, type);
+    auto sent = payload_tensor(elements, type);
+    return gloo_->_allgather_base(received, sent);
+  };
+}
+
+NcclBackend::Call NcclBackend::scatter_call(const at::Tensor& output) {
+  return [this, elements = on_the_wire(output.numel()), type = output.scalar_type()] {
+    auto received = payload_tensor(elements, type);
+    auto sent = payload_tensor(size_ * elements, type);
+    return gloo_->_reduce_scatter_base(received, sent);
+  };
+}
+
+NcclBackend::Call NcclBackend::exchange_call(const std::vector<Message>& sent, const std::vector<Message>& received) {
+  std::vector<int64_t> out;
+  std::vector<int64_t> in;
+  for (const Message& message : sent) {
+    out.push_back(on_the_wire(message.bytes));
+  }
+  for (const Message& message : received) {
+    in.push_back(on_the_wire(message.bytes));
+  }
+  return [this, out, in]() mutable {
+    auto all_out = payload_tensor(std::accumulate(out.begin(), out.end(), int64_t{0}), at::kByte);
+    auto all_in = payload_tensor(std::accumulate(in.begin(), in.end(), int64_t{0}), at::kByte);
+    return gloo_->alltoall_base(all_in, all_out, in, out);
+  };
+}
+
+// Messages of each direction and peer have a stream, because gloo's may wait for each other.
+NcclBackend::WorkPtr NcclBackend::message_with_gloo(c10d::OpType type, Tensors& tensors, int peer, Call call) {
+  if (is_coalescing_) {
+    auto work = new_work(type, tensors);
+    work->note_gloo();
+    pending_.calls.push_back(std::move(call));
+    pending_.works.push_back(work);
+    return work;
+  }
+  return with_gloo(type, tensors, {std::move(call)}, c10d::opTypeToString(type) + std::to_string(peer));
+}
+
 NcclBackend::WorkPtr NcclBackend::ring(c10d::OpType type, Algorithm algorithm, int64_t bytes, int root,
                                        Tensors outputs) {
   const c10::DeviceGuard guard(device_at(device_of(outputs)));
@@ -195,7 +281,7 @@ NcclBackend::WorkPtr NcclBackend::ring(c10d::OpType type, Algorithm algorithm, i
   group->carry(take_carried());
   auto work = new_work(type, std::move(outputs));
   const std::string name = c10d::opTypeToString(type) + " of " + std::to_string(bytes) + " B";
-  work->attach(group->run_ring(algorithm, bytes, root, name, work->on_end()), group->stream());
+  work->attach(group->run(algorithm, bytes, root, name, work->on_end()), group->stream());
   last_work_ = work;
   return work;
 }
@@ -203,7 +289,7 @@ NcclBackend::WorkPtr NcclBackend::ring(c10d::OpType type, Algorithm algorithm, i
 NcclBackend::WorkPtr NcclBackend::messages(c10d::OpType type, std::vector<Message> sent,
                                            std::vector<Message> received, Tensors outputs) {
   auto work = new_work(type, std::move(outputs));
-  Pending pending{std::move(sent), std::move(received), {work}};
+  Pending pending{std::move(sent), std::move(received), {}, {work}};
   launch(std::move(pending), c10d::opTypeToString(type));
   last_work_ = work;
   return work;
@@ -218,7 +304,21 @@ void NcclBackend::launch(Pending pending, const std::string& name) {
       work->on_end()(begin_ns, end_ns);
     }
   };
-  auto operation = group->exchange(std::move(pending.sent), std::move(pending.received), name, on_end);
+  std::shared_ptr<Operation> operation;
+  if (pending.calls.empty()) {
+    operation = group->exchange(std::move(pending.sent), std::move(pending.received), name, on_end);
+  } else {
+    auto run = [calls = std::move(pending.calls)](std::chrono::milliseconds timeout) {
+      std::vector<WorkPtr> all;
+      for (const Call& call : calls) {
+        all.push_back(call());
+      }
+      for (const WorkPtr& one : all) {
+        one->wait(timeout);
+      }
+    };
+    operation = group->run_call(std::move(run), name, on_end);
+  }
   for (const auto& work : works) {
     work->attach(operation, group->stream());
   }
@@ -261,17 +361,38 @@ NcclBackend::WorkPtr NcclBackend::endCoalescing() {
 
 NcclBackend::WorkPtr NcclBackend::allreduce(Tensors& tensors, const c10d::AllreduceOptions& options) {
   carry_from_all(tensors, tensors, reducing(options.reduceOp, tensors.size()));
+  if (gloo_) {
+    auto call = [this, sent = tensors]() mutable {
+      auto all = payloads(sent);
+      return gloo_->allreduce(all);
+    };
+    return with_gloo(c10d::OpType::ALLREDUCE, tensors, {call});
+  }
   return ring(c10d::OpType::ALLREDUCE, Algorithm::all_reduce, bytes_of(tensors), 0, tensors);
 }
 
 NcclBackend::WorkPtr NcclBackend::allreduce_coalesced(Tensors& tensors, const c10d::AllreduceCoalescedOptions& options) {
   carry_from_all(tensors, tensors, reducing(options.reduceOp, tensors.size()));
+  if (gloo_) {
+    auto call = [this, sent = tensors]() mutable {
+      auto all = payloads(sent);
+      return gloo_->allreduce_coalesced(all);
+    };
+    return with_gloo(c10d::OpType::ALLREDUCE_COALESCED, tensors, {call});
+  }
   return ring(c10d::OpType::ALLREDUCE_COALESCED, Algorithm::all_reduce, bytes_of(tensors), 0, tensors);
 }
 
 NcclBackend::WorkPtr NcclBackend::broadcast(Tensors& tensors, const c10d::BroadcastOptions& options) {
   const int root = static_cast<int>(options.rootRank);
   carry_from(root, tensors, rank_ == root ? Tensors() : tensors, [](const Contributions& all) { return all[0]; });
+  if (gloo_) {
+    auto call = [this, sent = tensors, options]() mutable {
+      auto all = payloads(sent);
+      return gloo_->broadcast(all, options);
+    };
+    return with_gloo(c10d::OpType::BROADCAST, tensors, {call});
+  }
   return ring(c10d::OpType::BROADCAST, Algorithm::broadcast, bytes_of(tensors), root, tensors);
 }
 
@@ -280,42 +401,82 @@ NcclBackend::WorkPtr NcclBackend::reduce(Tensors& tensors, const c10d::ReduceOpt
   const bool is_root = rank_ == root;
   carry(tensors, is_root ? tensors : Tensors(), is_root && are_carried(tensors) ? all_ranks() : std::vector<int>(),
         reducing(options.reduceOp, tensors.size()));
+  if (gloo_) {
+    auto call = [this, sent = tensors, root]() mutable {
+      auto all = payloads(sent);
+      c10d::ReduceOptions of_gloo;
+      of_gloo.rootRank = root;
+      return gloo_->reduce(all, of_gloo);
+    };
+    return with_gloo(c10d::OpType::REDUCE, tensors, {call});
+  }
   return ring(c10d::OpType::REDUCE, Algorithm::reduce, bytes_of(tensors), root, tensors);
 }
 
 NcclBackend::WorkPtr NcclBackend::allgather(std::vector<Tensors>& outputs, Tensors& inputs,
                                             const c10d::AllgatherOptions&) {
   carry_from_all(inputs, outputs[0], firsts);
+  if (gloo_) {
+    auto call = [this, received = outputs[0], sent = inputs]() mutable {
+      std::vector<Tensors> all{payloads(received)};
+      auto mine = payloads(sent);
+      return gloo_->allgather(all, mine);
+    };
+    return with_gloo(c10d::OpType::ALLGATHER, outputs[0], {call});
+  }
   return ring(c10d::OpType::ALLGATHER, Algorithm::all_gather, size_ * bytes_of(inputs), 0, outputs[0]);
 }
 
 NcclBackend::WorkPtr NcclBackend::_allgather_base(at::Tensor& output, at::Tensor& input,
                                                   const c10d::AllgatherOptions&) {
   carry_from_all({input}, {output}, gathering(1));
+  if (gloo_) {
+    return with_gloo(c10d::OpType::_ALLGATHER_BASE, {output}, {gather_call(input)});
+  }
   return ring(c10d::OpType::_ALLGATHER_BASE, Algorithm::all_gather, size_ * bytes_of(input), 0, {output});
 }
 
 NcclBackend::WorkPtr NcclBackend::allgather_into_tensor_coalesced(Tensors& outputs, Tensors& inputs,
                                                                   const c10d::AllgatherOptions&) {
   carry_from_all(inputs, outputs, gathering(inputs.size()));
+  if (gloo_) {
+    Calls calls;
+    for (const at::Tensor& input : inputs) {
+      calls.push_back(gather_call(input));
+    }
+    return with_gloo(c10d::OpType::COALESCED, outputs, std::move(calls));
+  }
   return ring(c10d::OpType::COALESCED, Algorithm::all_gather, size_ * bytes_of(inputs), 0, outputs);
 }
 
 NcclBackend::WorkPtr NcclBackend::reduce_scatter(Tensors& outputs, std::vector<Tensors>& inputs,
                                                  const c10d::ReduceScatterOptions& options) {
   carry_from_all(inputs[0], outputs, reducing_for(options.reduceOp, rank_));
+  if (gloo_) {
+    return with_gloo(c10d::OpType::REDUCE_SCATTER, outputs, {scatter_call(outputs[0])});
+  }
   return ring(c10d::OpType::REDUCE_SCATTER, Algorithm::reduce_scatter, bytes_of(inputs[0]), 0, outputs);
 }
 
 NcclBackend::WorkPtr NcclBackend::_reduce_scatter_base(at::Tensor& output, at::Tensor& input,
                                                        const c10d::ReduceScatterOptions& options) {
   carry_from_all({input}, {output}, reducing_parts(options.reduceOp, 1, rank_, size_));
+  if (gloo_) {
+    return with_gloo(c10d::OpType::_REDUCE_SCATTER_BASE, {output}, {scatter_call(output)});
+  }
   return ring(c10d::OpType::_REDUCE_SCATTER_BASE, Algorithm::reduce_scatter, bytes_of(input), 0, {output});
 }
 
 NcclBackend::WorkPtr NcclBackend::reduce_scatter_tensor_coalesced(Tensors& outputs, Tensors& inputs,
                                                                   const c10d::ReduceScatterOptions& options) {
   carry_from_all(inputs, outputs, reducing_parts(options.reduceOp, inputs.size(), rank_, size_));
+  if (gloo_) {
+    Calls calls;
+    for (const at::Tensor& output : outputs) {
+      calls.push_back(scatter_call(output));
+    }
+    return with_gloo(c10d::OpType::REDUCE_SCATTER_TENSOR_COALESCED, outputs, std::move(calls));
+  }
   return ring(c10d::OpType::REDUCE_SCATTER_TENSOR_COALESCED, Algorithm::reduce_scatter, bytes_of(inputs), 0, outputs);
 }
 
@@ -336,6 +497,9 @@ NcclBackend::WorkPtr NcclBackend::alltoall_base(at::Tensor& output, at::Tensor& 
   }
   const Tensors parts = input_splits.empty() ? input.chunk(size_) : input.split_with_sizes(input_splits);
   carry_from_all(parts, {output}, those_for_joined(rank_));
+  if (gloo_) {
+    return with_gloo(c10d::OpType::ALLTOALL_BASE, {output}, {exchange_call(sent, received)});
+  }
   return messages(c10d::OpType::ALLTOALL_BASE, std::move(sent), std::move(received), {output});
 }
 
@@ -348,6 +512,9 @@ NcclBackend::WorkPtr NcclBackend::alltoall(Tensors& outputs, Tensors& inputs, co
     received.push_back({peer, bytes_of(outputs[peer])});
   }
   carry_from_all(inputs, outputs, those_for(rank_));
+  if (gloo_) {
+    return with_gloo(c10d::OpType::ALLTOALL, outputs, {exchange_call(sent, received)});
+  }
   return messages(c10d::OpType::ALLTOALL, std::move(sent), std::move(received), outputs);
 }
 
@@ -366,6 +533,17 @@ NcclBackend::WorkPtr NcclBackend::gather(std::vector<Tensors>& outputs, Tensors&
     }
   }
   carry(inputs, all, rank_ == root ? all_ranks() : std::vector<int>(), firsts);
+  if (gloo_) {
+    auto call = [this, sent = inputs, received = all, options]() mutable {
+      std::vector<Tensors> parts;
+      if (!received.empty()) {
+        parts.push_back(payloads(received));
+      }
+      auto mine = payloads(sent);
+      return gloo_->gather(parts, mine, options);
+    };
+    return with_gloo(c10d::OpType::GATHER, all.empty() ? inputs : all, {call});
+  }
   return messages(c10d::OpType::GATHER, std::move(sent), std::move(received), all);
 }
 
@@ -382,20 +560,50 @@ NcclBackend::WorkPtr NcclBackend::scatter(Tensors& outputs, std::vector<Tensors>
     }
   }
   carry_from(root, rank_ == root ? inputs[0] : Tensors(), outputs, those_for(rank_));
+  if (gloo_) {
+    auto call = [this, received = outputs, all = inputs, options]() mutable {
+      std::vector<Tensors> parts;
+      for (const Tensors& list : all) {
+        parts.push_back(payloads(list));
+      }
+      auto mine = payloads(received);
+      return gloo_->scatter(mine, parts, options);
+    };
+    return with_gloo(c10d::OpType::SCATTER, outputs, {call});
+  }
   return messages(c10d::OpType::SCATTER, std::move(sent), std::move(received), outputs);
 }
 
-NcclBackend::WorkPtr NcclBackend::send(Tensors& tensors, int target, int) {
+NcclBackend::WorkPtr NcclBackend::send(Tensors& tensors, int target, int tag) {
   carry_message(rank_, target, tensors, {});
+  if (gloo_) {
+    auto call = [this, sent = tensors, target, tag]() mutable {
+      auto all = payloads(sent);
+      return gloo_->send(all, target, tag);
+    };
+    return message_with_gloo(c10d::OpType::SEND, tensors, target, call);
+  }
   return message(c10d::OpType::SEND, {{target, bytes_of(tensors)}}, {}, tensors, target);
 }
 
-NcclBackend::WorkPtr NcclBackend::recv(Tensors& tensors, int source, int) {
+NcclBackend::WorkPtr NcclBackend::recv(Tensors& tensors, int source, int tag) {
   carry_message(source, rank_, {}, tensors);
+  if (gloo_) {
+    auto call = [this, received = tensors, source, tag]() mutable {
+      auto all = payloads(received);
+      return gloo_->recv(all, source, tag);
+    };
+    return message_with_gloo(c10d::OpType::RECV, tensors, source, call);
+  }
   return message(c10d::OpType::RECV, {}, {{source, bytes_of(tensors)}}, tensors, source);
 }
 
 NcclBackend::WorkPtr NcclBackend::barrier(const c10d::BarrierOptions&) {
+  if (gloo_) {
+    auto waiting = with_gloo(c10d::OpType::BARRIER, {}, {[this] { return gloo_->barrier(); }});
+    static_cast<NcclWork*>(waiting.get())->stop_the_cpu();
+    return waiting;
+  }
   constexpr int64_t ONE_NUMBER = 4;
   auto work = ring(c10d::OpType::BARRIER, Algorithm::all_reduce, ONE_NUMBER, 0, {});
   static_cast<NcclWork*>(work.get())->stop_the_cpu();

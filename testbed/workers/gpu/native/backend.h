@@ -29,6 +29,8 @@ class NcclWork final : public c10d::Work {
   c10::intrusive_ptr<c10::ivalue::Future> getFuture() override { return future_; }
   c10::intrusive_ptr<c10::ivalue::Future> ended() const { return ended_; }
   void stop_the_cpu() { stops_cpu_ = true; }
+  bool uses_gloo() const { return uses_gloo_; }
+  void note_gloo() { uses_gloo_ = true; }
   void set_label(int label);  // by which Python knows the operation
 
  private:
@@ -39,6 +41,7 @@ class NcclWork final : public c10d::Work {
   c10::intrusive_ptr<c10::ivalue::Future> ended_;
   bool stops_cpu_ = false;
   int label_ = -1;
+  bool uses_gloo_ = false;
 };
 
 struct NcclOptions final : c10d::Backend::Options {
@@ -56,6 +59,8 @@ class NcclBackend final : public c10d::Backend {
   NcclBackend(c10::intrusive_ptr<c10d::Store> store, int rank, int size, c10::intrusive_ptr<NcclOptions> options);
 
   const std::string getBackendName() const override { return "nccl"; }
+  // Let gloo carry out all operations, with payloads of main memory.
+  void use_gloo(c10::intrusive_ptr<c10d::Backend> gloo) { gloo_ = std::move(gloo); }
   c10::intrusive_ptr<c10d::Backend::Options> getBackendOptions() override { return options_; }
   bool supportsCoalescing() const override { return true; }
   void setTimeout(std::chrono::milliseconds timeout) override;
@@ -91,9 +96,13 @@ class NcclBackend final : public c10d::Backend {
   WorkPtr endCoalescing() override;
 
  private:
+  // Calls of gloo for one operation, which begin together.
+  using Call = std::function<WorkPtr()>;
+  using Calls = std::vector<Call>;
   struct Pending {
     std::vector<Message> sent;
     std::vector<Message> received;
+    Calls calls;
     std::vector<c10::intrusive_ptr<NcclWork>> works;
     std::vector<std::shared_ptr<Carried>> carried;
   };
@@ -109,12 +118,21 @@ class NcclBackend final : public c10d::Backend {
   WorkPtr messages(c10d::OpType type, std::vector<Message> sent, std::vector<Message> received, Tensors outputs);
   WorkPtr message(c10d::OpType type, std::vector<Message> sent, std::vector<Message> received, Tensors outputs,
                   int peer);
+  at::Tensor payload(const at::Tensor& tensor) const;
+  Tensors payloads(const Tensors& tensors) const;
+  int64_t on_the_wire(int64_t elements) const;
+  Call gather_call(const at::Tensor& input);
+  Call scatter_call(const at::Tensor& output);
+  Call exchange_call(const std::vector<Message>& sent, const std::vector<Message>& received);
+  WorkPtr with_gloo(c10d::OpType type, Tensors outputs, Calls calls, const std::string& name = "gloo");
+  WorkPtr message_with_gloo(c10d::OpType type, Tensors& tensors, int peer, Call call);
   std::shared_ptr<Communicator> communicator(const std::string& name, int rank, int ranks);
   c10::intrusive_ptr<NcclWork> new_work(c10d::OpType type, Tensors outputs);
   void launch(Pending pending, const std::string& name);
 
   c10::intrusive_ptr<c10d::Store> store_;
   c10::intrusive_ptr<NcclOptions> options_;
+  c10::intrusive_ptr<c10d::Backend> gloo_;  // null: NCCL itself
   std::map<std::string, std::shared_ptr<Communicator>> communicators_;
   bool is_coalescing_ = false;
   Pending pending_;

@@ -15,10 +15,15 @@ namespace testbed {
 namespace {
 
 constexpr int64_t NS_PER_S = 1'000'000'000;
+constexpr int64_t NS_PER_MS = 1'000'000;
 constexpr int64_t FIRST_STREAM = 1000;        // above those of torch's pool
+// Numbers of connections to a peer: rings have their channels, from 0.
 constexpr int MESSAGE_CHANNEL = -1;
+constexpr int UP_CHANNEL = 1000;    // of trees: from children to parents
+constexpr int DOWN_CHANNEL = 2000;  // from parents to children
 constexpr int64_t MESSAGE_SLICE = 128 << 10;  // NCCL_P2P_NET_CHUNKSIZE
 constexpr size_t MESSAGE_SLICES = 8;
+constexpr size_t TREE_SLICES = 8;
 
 std::atomic<int64_t> streams{FIRST_STREAM};
 
@@ -39,10 +44,25 @@ std::vector<Step> message_steps(int64_t bytes, bool is_sent) {
 
 std::string host_of(const std::string& place) { return place.substr(0, place.rfind(':')); }
 
+// Return the number of the host of each rank of a group; nothing if a rank is unknown.
+std::vector<int> hosts_of_group(const std::vector<std::string>& hosts, const std::vector<uint64_t>& global_ranks,
+                                int ranks) {
+  std::vector<int> numbers;
+  std::map<std::string, int> known;
+  for (int rank = 0; rank < ranks; ++rank) {
+    const size_t global = global_ranks.empty() ? static_cast<size_t>(rank) : global_ranks[rank];
+    if (global >= hosts.size()) {
+      return {};
+    }
+    numbers.push_back(known.emplace(hosts[global], static_cast<int>(known.size())).first->second);
+  }
+  return numbers;
+}
+
 }  // namespace
 
 Communicator::Communicator(c10::intrusive_ptr<c10d::Store> store, std::string name, int rank, int ranks, int device,
-                           Network network)
+                           Network network, const std::vector<uint64_t>& global_ranks)
     : store_(std::move(store)),
       name_(std::move(name)),
       rank_(rank),
@@ -50,8 +70,19 @@ Communicator::Communicator(c10::intrusive_ptr<c10d::Store> store, std::string na
       device_(device),
       stream_(streams++),
       network_(std::move(network)),
+      host_of_rank_(hosts_of_group(network_.hosts, global_ranks, ranks)),
       timeout_ns_(network_.timeout_ns) {
+  network_.setting.ranks = ranks;
+  network_.setting.hosts = host_of_rank_.empty() ? ranks : 1 + *std::max_element(host_of_rank_.begin(), host_of_rank_.end());
+  network_.setting.channels = network_.protocol.channels;
+  network_.setting.may_tree &= !host_of_rank_.empty();
   worker_ = std::thread([this] { work(); });
+}
+
+// The first half of the channels has the first tree, the others the second one.
+bool Communicator::is_in_second_tree(int channel) const {
+  const int channels = network_.protocol.channels;
+  return channels > 1 && 2 * channel >= channels;
 }
 
 Communicator::~Communicator() {
@@ -70,31 +101,98 @@ Communicator::~Communicator() {
   }
 }
 
-std::shared_ptr<Operation> Communicator::run_ring(Algorithm algorithm, int64_t bytes, int root, std::string name,
-                                                  std::function<void(int64_t, int64_t)> on_end) {
+std::shared_ptr<Operation> Communicator::run(Algorithm algorithm, int64_t bytes, int root, std::string name,
+                                             std::function<void(int64_t, int64_t)> on_end) {
   auto operation = std::make_shared<Operation>();
   operation->name = std::move(name);
   operation->on_end = std::move(on_end);
   if (ranks_ > 1 && bytes > 0) {
-    connect_ring();
-    // a chain begins at the root of a broadcast, and ends at the root of a reduction
-    const int first = algorithm == Algorithm::reduce ? root + 1 : root;
-    const int position = (rank_ - first + 2 * ranks_) % ranks_;
-    operation->lanes = [this, algorithm, bytes, position] {
-      const int right = (rank_ + 1) % ranks_;
-      const int left = (rank_ + ranks_ - 1) % ranks_;
-      const int channels = network_.protocol.channels;
-      std::vector<Lane> lanes;
-      for (int channel = 0; channel < channels; ++channel) {
-        const int64_t share = bytes / channels + (channel < bytes % channels ? 1 : 0);
-        lanes.emplace_back(&incoming_[{left, channel}], &outgoing_[{right, channel}],
-                           ring_steps(algorithm, share, ranks_, position, network_.protocol),
-                           slices_in_buffer(algorithm), network_.local_bytes_per_ns / channels);
-      }
-      return lanes;
-    };
+    const Choice choice = choose(algorithm, bytes, network_.setting);
+    Protocol protocol = network_.protocol;
+    protocol.channels = choice.channels;
+    protocol.is_ll = choice.is_ll;
+    if (choice.is_tree) {
+      connect_trees();
+      operation->lanes = tree_lanes(bytes, protocol);
+    } else {
+      connect_ring();
+      operation->lanes = ring_lanes(algorithm, bytes, root, protocol);
+    }
   }
   return enqueue(std::move(operation));
+}
+
+std::shared_ptr<Operation> Communicator::run_call(std::function<void(std::chrono::milliseconds)> call,
+                                                  std::string name, std::function<void(int64_t, int64_t)> on_end) {
+  auto operation = std::make_shared<Operation>();
+  operation->name = std::move(name);
+  operation->on_end = std::move(on_end);
+  operation->call = std::move(call);
+  return enqueue(std::move(operation));
+}
+
+std::function<std::vector<Lane>()> Communicator::ring_lanes(Algorithm algorithm, int64_t bytes, int root,
+                                                            Protocol protocol) {
+  // a chain begins at the root of a broadcast, and ends at the root of a reduction
+  const int first = algorithm == Algorithm::reduce ? root + 1 : root;
+  const int position = (rank_ - first + 2 * ranks_) % ranks_;
+  return [this, algorithm, bytes, position, protocol] {
+    const int right = (rank_ + 1) % ranks_;
+    const int left = (rank_ + ranks_ - 1) % ranks_;
+    const int channels = protocol.channels;
+    Wire wire = network_.wire;
+    wire.local_bytes_per_ns /= channels;
+    wire.per_byte = protocol.is_ll ? 2 : 1;
+    std::vector<Lane> lanes;
+    for (int channel = 0; channel < channels; ++channel) {
+      const int64_t share = bytes / channels + (channel < bytes % channels ? 1 : 0);
+      lanes.emplace_back(std::vector{&incoming_[{left, channel}]}, std::vector{&outgoing_[{right, channel}]},
+                         ring_steps(algorithm, share, ranks_, position, protocol),
+                         slices_in_buffer(algorithm, protocol), wire);
+    }
+    return lanes;
+  };
+}
+
+std::function<std::vector<Lane>()> Communicator::tree_lanes(int64_t bytes, Protocol protocol) {
+  return [this, bytes, protocol] {
+    const int channels = protocol.channels;
+    std::vector<Lane> lanes;
+    for (int channel = 0; channel < channels; ++channel) {
+      const TreePlace place = rank_in_tree(rank_, host_of_rank_, is_in_second_tree(channel));
+      const int64_t share = bytes / channels + (channel < bytes % channels ? 1 : 0);
+      lanes.push_back(tree_lane(place, channel, share, protocol, true));
+      if (place.parent >= 0) {
+        lanes.push_back(tree_lane(place, channel, share, protocol, false));
+      }
+    }
+    return lanes;
+  };
+}
+
+// Return the way up, where sums go to the parent, or the way down; at the root both are one.
+Lane Communicator::tree_lane(const TreePlace& place, int channel, int64_t bytes, const Protocol& protocol, bool is_up) {
+  std::vector<Connection*> children;
+  for (const int child : place.children) {
+    children.push_back(is_up ? &incoming_[{child, UP_CHANNEL + channel}] : &outgoing_[{child, DOWN_CHANNEL + channel}]);
+  }
+  std::vector<Connection*> beyond;
+  if (place.parent >= 0) {
+    beyond.push_back(is_up ? &outgoing_[{place.parent, UP_CHANNEL + channel}]
+                           : &incoming_[{place.parent, DOWN_CHANNEL + channel}]);
+  } else {
+    for (const int child : place.children) {
+      beyond.push_back(&outgoing_[{child, DOWN_CHANNEL + channel}]);
+    }
+  }
+  auto sources = is_up ? children : beyond;
+  auto targets = is_up ? beyond : children;
+  Wire wire = network_.wire;
+  wire.local_bytes_per_ns /= protocol.channels;
+  wire.per_byte = protocol.is_ll ? 2 : 1;
+  const int depth = tree_depth(ranks_, network_.setting.hosts);
+  auto steps = tree_steps(bytes, depth, !sources.empty(), !targets.empty(), protocol);
+  return {std::move(sources), std::move(targets), std::move(steps), TREE_SLICES, wire};
 }
 
 std::shared_ptr<Operation> Communicator::exchange(std::vector<Message> sent, std::vector<Message> received,
@@ -130,8 +228,8 @@ std::shared_ptr<Operation> Communicator::exchange(std::vector<Message> sent, std
       }
       Connection* in = &incoming_[{peer, MESSAGE_CHANNEL}];
       Connection* out = &outgoing_[{peer, MESSAGE_CHANNEL}];
-      lanes.emplace_back(in, out, std::move(both.first), MESSAGE_SLICES, network_.local_bytes_per_ns);
-      lanes.emplace_back(in, out, std::move(both.second), MESSAGE_SLICES, network_.local_bytes_per_ns);
+      lanes.emplace_back(std::vector{in}, std::vector{out}, std::move(both.first), MESSAGE_SLICES, network_.wire);
+      lanes.emplace_back(std::vector{in}, std::vector{out}, std::move(both.second), MESSAGE_SLICES, network_.wire);
     }
     return lanes;
   };
@@ -155,59 +253,77 @@ std::string Communicator::place_of(int peer) {
 
 void Communicator::connect_ring() {
   const int right = (rank_ + 1) % ranks_;
-  if (outgoing_.count({right, 0}) > 0) {
-    return;
-  }
-  open_listener();
   const int left = (rank_ + ranks_ - 1) % ranks_;
+  std::vector<Key> outgoing;
+  std::vector<Key> incoming;
+  for (int channel = 0; channel < network_.protocol.channels; ++channel) {
+    outgoing.emplace_back(right, channel);
+    incoming.emplace_back(left, channel);
+  }
+  connect_all(outgoing, incoming);
+}
+
+void Communicator::connect_trees() {
   const int channels = network_.protocol.channels;
-  connect(right, 0, channels);
-  while (incoming_.count({left, channels - 1}) == 0 ||
-         incoming_[{left, channels - 1}].sockets.size() < static_cast<size_t>(network_.sockets)) {
-    accept(1);
-  }
+  std::vector<Key> outgoing;
+  std::vector<Key> incoming;
   for (int channel = 0; channel < channels; ++channel) {
-    incoming_[{left, channel}].is_local = host_of(place_of(left)) == network_.address;
+    const TreePlace place = rank_in_tree(rank_, host_of_rank_, is_in_second_tree(channel));
+    if (place.parent >= 0) {
+      outgoing.emplace_back(place.parent, UP_CHANNEL + channel);
+      incoming.emplace_back(place.parent, DOWN_CHANNEL + channel);
+    }
+    for (const int child : place.children) {
+      outgoing.emplace_back(child, DOWN_CHANNEL + channel);
+      incoming.emplace_back(child, UP_CHANNEL + channel);
+    }
   }
+  connect_all(outgoing, incoming);
 }
 
 void Communicator::connect_peers(const std::vector<int>& peers) {
+  std::vector<Key> keys;
   for (const int peer : peers) {
-    if (outgoing_.count({peer, MESSAGE_CHANNEL}) == 0) {
+    keys.emplace_back(peer, MESSAGE_CHANNEL);
+  }
+  connect_all(keys, keys);
+}
+
+// Connect what is not yet connected: first all own connections, then those of peers arrive.
+void Communicator::connect_all(const std::vector<Key>& outgoing, const std::vector<Key>& incoming) {
+  for (const Key& key : outgoing) {
+    if (outgoing_.count(key) == 0) {
       open_listener();
-      connect(peer, MESSAGE_CHANNEL, 1);
+      connect(key);
     }
   }
-  for (const int peer : peers) {
-    while (incoming_[{peer, MESSAGE_CHANNEL}].sockets.size() < static_cast<size_t>(network_.sockets)) {
-      accept(1);
+  for (const Key& key : incoming) {
+    while (incoming_[key].sockets.size() < static_cast<size_t>(network_.sockets)) {
+      open_listener();
+      accept_one();
     }
-    incoming_[{peer, MESSAGE_CHANNEL}].is_local = host_of(place_of(peer)) == network_.address;
+    incoming_[key].is_local = host_of(place_of(key.first)) == network_.address;
   }
 }
 
-void Communicator::connect(int peer, int first_channel, int channels) {
-  const std::string place = place_of(peer);
-  for (int channel = first_channel; channel < first_channel + channels; ++channel) {
-    Connection connection;
-    connection.is_local = host_of(place) == network_.address;
-    for (int number = 0; number < network_.sockets; ++number) {
-      const int socket = connect_to(place);
-      const Greeting greeting{rank_, channel};
-      write_all(socket, &greeting, sizeof greeting);
-      connection.sockets.push_back(socket);
-    }
-    outgoing_[{peer, channel}] = connection;
+void Communicator::connect(Key key) {
+  const std::string place = place_of(key.first);
+  Connection connection;
+  connection.is_local = host_of(place) == network_.address;
+  for (int number = 0; number < network_.sockets; ++number) {
+    const int socket = connect_to(place);
+    const Greeting greeting{rank_, key.second};
+    write_all(socket, &greeting, sizeof greeting);
+    connection.sockets.push_back(socket);
   }
+  outgoing_[key] = connection;
 }
 
-void Communicator::accept(int connections) {
-  for (int number = 0; number < connections; ++number) {
-    const int socket = listener_->accept_one();
-    Greeting greeting{};
-    read_all(socket, &greeting, sizeof greeting);
-    incoming_[{greeting.rank, greeting.channel}].sockets.push_back(socket);
-  }
+void Communicator::accept_one() {
+  const int socket = listener_->accept_one();
+  Greeting greeting{};
+  read_all(socket, &greeting, sizeof greeting);
+  incoming_[{greeting.rank, greeting.channel}].sockets.push_back(socket);
 }
 
 std::shared_ptr<Operation> Communicator::enqueue(std::shared_ptr<Operation> operation) {
@@ -256,10 +372,14 @@ void Communicator::carry_out(const std::shared_ptr<Operation>& operation) {
   for (const auto& carried : operation->carried) {
     carried->before();
   }
-  if (operation->lanes) {
+  if (operation->lanes || operation->call) {
     try {
-      auto lanes = operation->lanes();
-      transfer(lanes, now_ns() + timeout_ns_);
+      if (operation->call) {
+        operation->call(std::chrono::milliseconds(timeout_ns_ / NS_PER_MS));
+      } else {
+        auto lanes = operation->lanes();
+        transfer(lanes, now_ns() + timeout_ns_);
+      }
     } catch (const std::exception& error) {
       const double seconds = static_cast<double>(now_ns() - begin_ns) / NS_PER_S;
       fprintf(stderr, "[rank %d of %s] NCCL error in %s after %.3f s: %s\n", rank_, name_.c_str(),

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -18,6 +19,8 @@
 #include "rings.h"
 #include "sockets.h"
 #include "timeline.h"
+#include "trees.h"
+#include "tuning.h"
 
 namespace testbed {
 
@@ -26,7 +29,9 @@ struct Network {
   std::string address;             // of this host
   Protocol protocol;
   int sockets = 1;                 // of each channel
-  double local_bytes_per_ns = 1;   // between devices of one host
+  Wire wire;
+  Setting setting;                 // of the choice between algorithms, without the group's ranks
+  std::vector<std::string> hosts;  // of each rank of the run
   int64_t timeout_ns = 0;
 };
 
@@ -37,6 +42,7 @@ struct Operation {
   MarkerPtr start;                                   // when the stream reaches the operation
   MarkerPtr end = std::make_shared<Marker>();
   std::function<std::vector<Lane>()> lanes;
+  std::function<void(std::chrono::milliseconds)> call;  // of another library, in place of lanes
   std::function<void(int64_t, int64_t)> on_end;      // called with begin and end in Unix ns
   std::vector<std::shared_ptr<Carried>> carried;
 };
@@ -48,14 +54,17 @@ struct Message {
 
 class Communicator {
  public:
-  Communicator(c10::intrusive_ptr<c10d::Store> store, std::string name, int rank, int ranks, int device, Network network);
+  Communicator(c10::intrusive_ptr<c10d::Store> store, std::string name, int rank, int ranks, int device,
+               Network network, const std::vector<uint64_t>& global_ranks);
   ~Communicator();
 
   int64_t stream() const { return stream_; }
   void set_timeout(int64_t ns) { timeout_ns_ = ns; }
 
   // Put an operation on the stream; all other ranks do the same.
-  std::shared_ptr<Operation> run_ring(Algorithm algorithm, int64_t bytes, int root, std::string name,
+  std::shared_ptr<Operation> run(Algorithm algorithm, int64_t bytes, int root, std::string name,
+                                 std::function<void(int64_t, int64_t)> on_end);
+  std::shared_ptr<Operation> run_call(std::function<void(std::chrono::milliseconds)> call, std::string name,
                                       std::function<void(int64_t, int64_t)> on_end);
   std::shared_ptr<Operation> exchange(std::vector<Message> sent, std::vector<Message> received, std::string name,
                                       std::function<void(int64_t, int64_t)> on_end);
@@ -64,13 +73,19 @@ class Communicator {
   void drain();  // wait until all operations have ended
 
  private:
-  using Key = std::pair<int, int>;  // peer and channel; rings have channels from 0, messages below 0
+  using Key = std::pair<int, int>;  // peer and channel: see the numbers in communicator.cpp
 
   void open_listener();
+  std::function<std::vector<Lane>()> ring_lanes(Algorithm algorithm, int64_t bytes, int root, Protocol protocol);
+  std::function<std::vector<Lane>()> tree_lanes(int64_t bytes, Protocol protocol);
+  Lane tree_lane(const TreePlace& place, int channel, int64_t bytes, const Protocol& protocol, bool is_up);
+  bool is_in_second_tree(int channel) const;
   void connect_ring();
+  void connect_trees();
+  void connect_all(const std::vector<Key>& outgoing, const std::vector<Key>& incoming);
   void connect_peers(const std::vector<int>& peers);
-  void connect(int peer, int first_channel, int channels);
-  void accept(int channels);
+  void connect(Key key);
+  void accept_one();
   std::string place_of(int peer);
   std::shared_ptr<Operation> enqueue(std::shared_ptr<Operation> operation);
   void work();
@@ -83,6 +98,7 @@ class Communicator {
   int device_;
   int64_t stream_;
   Network network_;
+  std::vector<int> host_of_rank_;  // empty: not known
   std::atomic<int64_t> timeout_ns_;
   std::unique_ptr<Listener> listener_;
   std::map<Key, Connection> outgoing_;

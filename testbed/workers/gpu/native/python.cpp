@@ -3,6 +3,7 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include <pybind11/chrono.h>
+#include <pybind11/stl.h>
 
 #include "backend.h"
 
@@ -15,15 +16,68 @@ using testbed::NcclWork;
 template <typename T>
 using Pointer = c10::intrusive_ptr<T>;
 
-void set_network(const std::string& address, int channels, int64_t buffer_bytes, int sockets,
-                 double local_bytes_per_ns) {
+// What the environment says of the network; nccl.py has the names.
+struct NetworkSettings {
+  std::string address;
+  int channels = 2;
+  int64_t buffer_bytes = 0;
+  int sockets = 1;
+  double local_bytes_per_ns = 1;
+  int64_t scale = 1;
+  double card_gbytes = 1.25;
+  bool is_older = false;
+  std::vector<std::string> hosts;
+  bool may_ring = true;
+  bool may_tree = true;
+  bool may_simple = true;
+  bool may_ll = true;
+};
+
+testbed::Setting setting_of(const NetworkSettings& given) {
+  testbed::Setting setting;
+  setting.card_gbytes = given.card_gbytes;
+  setting.is_older = given.is_older;
+  setting.channels = given.channels;
+  setting.may_ring = given.may_ring;
+  setting.may_tree = given.may_tree;
+  setting.may_simple = given.may_simple;
+  setting.may_ll = given.may_ll;
+  return setting;
+}
+
+void set_network(const NetworkSettings& given) {
   testbed::Network network;
-  network.address = address;
-  network.protocol.channels = channels;
-  network.protocol.buffer = buffer_bytes;
-  network.sockets = sockets;
-  network.local_bytes_per_ns = local_bytes_per_ns;
+  network.address = given.address;
+  network.protocol.channels = given.channels;
+  network.protocol.buffer = given.buffer_bytes;
+  network.sockets = given.sockets;
+  network.wire.local_bytes_per_ns = given.local_bytes_per_ns;
+  network.wire.scale = given.scale;
+  network.setting = setting_of(given);
+  network.hosts = given.hosts;
   testbed::set_network(network);
+}
+
+// Return what an all-reduce uses: whether a tree, whether LL, channels; and the modelled times in us
+// of rings with LL and simple, and of trees.
+py::tuple choose_all_reduce(const NetworkSettings& given, int64_t bytes, int ranks, int hosts) {
+  auto setting = setting_of(given);
+  setting.ranks = ranks;
+  setting.hosts = hosts;
+  const auto algorithm = testbed::Algorithm::all_reduce;
+  const auto choice = testbed::choose(algorithm, bytes, setting);
+  py::list times;
+  for (const bool is_tree : {false, true}) {
+    for (const bool is_ll : {true, false}) {
+      times.append(testbed::modelled_us(algorithm, bytes, is_tree, is_ll, setting));
+    }
+  }
+  return py::make_tuple(choice.is_tree, choice.is_ll, choice.channels, times);
+}
+
+py::tuple place_in_tree(int rank, const std::vector<int>& host_of_rank, bool is_second) {
+  const auto place = testbed::rank_in_tree(rank, host_of_rank, is_second);
+  return py::make_tuple(place.parent, place.children);
 }
 
 // What NCCL itself is told, such as its numbers of blocks: kept, without effect.
@@ -57,6 +111,7 @@ PYBIND11_MODULE(testbed_nccl, module) {
              return c10::make_intrusive<NcclBackend>(store, rank, size, options);
            }),
            without_gil)
+      .def("use_gloo", &NcclBackend::use_gloo)
       .def("_is_initialized", [](const NcclBackend&) { return true; })
       .def("_set_default_timeout", &NcclBackend::setTimeout, py::arg("timeout"))
       .def("_add_ephemeral_timeout", [](const NcclBackend&, std::chrono::milliseconds) {})
@@ -77,8 +132,26 @@ PYBIND11_MODULE(testbed_nccl, module) {
 
   py::class_<NcclWork, Pointer<NcclWork>, c10d::Work>(module, "NcclWork")
       .def("ended", &ended)
-      .def("set_label", &NcclWork::set_label);
+      .def("set_label", &NcclWork::set_label)
+      .def("uses_gloo", &NcclWork::uses_gloo);
 
+  py::class_<NetworkSettings>(module, "NetworkSettings")
+      .def(py::init<>())
+      .def_readwrite("address", &NetworkSettings::address)
+      .def_readwrite("channels", &NetworkSettings::channels)
+      .def_readwrite("buffer_bytes", &NetworkSettings::buffer_bytes)
+      .def_readwrite("sockets", &NetworkSettings::sockets)
+      .def_readwrite("local_bytes_per_ns", &NetworkSettings::local_bytes_per_ns)
+      .def_readwrite("scale", &NetworkSettings::scale)
+      .def_readwrite("card_gbytes", &NetworkSettings::card_gbytes)
+      .def_readwrite("is_older", &NetworkSettings::is_older)
+      .def_readwrite("hosts", &NetworkSettings::hosts)
+      .def_readwrite("may_ring", &NetworkSettings::may_ring)
+      .def_readwrite("may_tree", &NetworkSettings::may_tree)
+      .def_readwrite("may_simple", &NetworkSettings::may_simple)
+      .def_readwrite("may_ll", &NetworkSettings::may_ll);
   module.def("set_network", &set_network);
+  module.def("choose_all_reduce", &choose_all_reduce);
+  module.def("place_in_tree", &place_in_tree);
   module.def("drain", &testbed::drain_all, without_gil);
 }

@@ -26,8 +26,8 @@ void add_chunk(std::vector<Step>& steps, int64_t chunk, int64_t largest_slice, b
 }
 
 std::vector<Step> ring(int64_t bytes, int ranks, int hops, const Protocol& protocol) {
-  const int64_t largest_chunk = RING_CHUNK_STEPS * protocol.step();
-  const int64_t largest_slice = largest_chunk / SLICES_OF_CHUNK;
+  const int64_t largest_chunk = (protocol.is_ll ? 1 : RING_CHUNK_STEPS) * protocol.step();
+  const int64_t largest_slice = protocol.is_ll ? largest_chunk * LEAST_PART_OF_SLICE : largest_chunk / SLICES_OF_CHUNK;
   std::vector<Step> steps;
   int64_t left = bytes;
   while (left > 0) {  // a loop takes a chunk of each rank's part
@@ -63,6 +63,8 @@ std::vector<Step> ring_steps(Algorithm algorithm, int64_t bytes, int ranks, int 
   return ring(bytes, ranks, hops, protocol);
 }
 
-size_t slices_in_buffer(Algorithm algorithm) { return is_chain(algorithm) ? 8 : 4; }
+size_t slices_in_buffer(Algorithm algorithm, const Protocol& protocol) {
+  return is_chain(algorithm) || protocol.is_ll ? 8 : 4;
+}
 
 }  // namespace testbed

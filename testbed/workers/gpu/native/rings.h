@@ -10,11 +10,14 @@ namespace testbed {
 
 enum class Algorithm { all_reduce, all_gather, reduce_scatter, broadcast, reduce };
 
-// Sizes of the protocol "simple", in bytes.
+// A protocol of NCCL, in bytes: "simple", or "LL" (low latency), which sends a flag of 8 bytes with
+// every 8 bytes, in a buffer of its own size.
 struct Protocol {
   int64_t buffer = 4 << 20;  // NCCL_BUFFSIZE, of a channel to one neighbour
   int channels = 2;
-  int64_t step() const { return buffer / 8; }  // NCCL_STEPS
+  bool is_ll = false;
+  int64_t step() const { return is_ll ? LL_STEP : buffer / 8; }  // NCCL_STEPS
+  static constexpr int64_t LL_STEP = 32 << 10;  // data of 512 threads with 8 lines each
 };
 
 // Return the steps of one rank on one channel.
@@ -29,6 +32,6 @@ std::vector<Step> ring_steps(Algorithm algorithm, int64_t bytes, int ranks, int 
                              const Protocol& protocol);
 
 // Return the number of slices that fit between kernel and network.
-size_t slices_in_buffer(Algorithm algorithm);
+size_t slices_in_buffer(Algorithm algorithm, const Protocol& protocol);
 
 }  // namespace testbed

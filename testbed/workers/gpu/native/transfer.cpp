@@ -57,39 +57,62 @@ int64_t take_some(int socket, int64_t bytes) {
 
 }  // namespace
 
-Lane::Lane(Connection* source, Connection* target, std::vector<Step> steps, size_t slices_in_buffer,
-           double local_bytes_per_ns)
-    : source_(source),
-      target_(target),
-      steps_(std::move(steps)),
-      slices_in_buffer_(slices_in_buffer),
-      local_bytes_per_ns_(local_bytes_per_ns) {}
+Lane::Lane(std::vector<Connection*> sources, std::vector<Connection*> targets, std::vector<Step> steps,
+           size_t slices_in_buffer, Wire wire)
+    : steps_(std::move(steps)), slices_in_buffer_(slices_in_buffer), wire_(wire) {
+  for (Connection* source : sources) {
+    inlets_.push_back({source});
+  }
+  for (Connection* target : targets) {
+    outlets_.push_back({target});
+  }
+}
+
+bool Lane::is_over() const {
+  const auto has_left = [](const Outlet& outlet) { return outlet.leaving.empty(); };
+  return step_ == steps_.size() && std::all_of(outlets_.begin(), outlets_.end(), has_left);
+}
 
 void Lane::proceed(int64_t now) {
   bool has_changed = true;
   while (has_changed) {
-    expect_slices();
-    const bool has_read = read(now);
-    const bool has_run = run_steps(now);
-    const bool has_written = write(now);
-    has_changed = has_read || has_run || has_written;
+    has_changed = false;
+    for (Inlet& inlet : inlets_) {
+      expect_slices(inlet);
+      has_changed |= read(inlet, now);
+    }
+    has_changed |= run_steps();
+    for (Outlet& outlet : outlets_) {
+      has_changed |= write(outlet, now);
+    }
   }
 }
 
-bool Lane::run_steps(int64_t) {
+bool Lane::can_run(const Step& step) const {
+  for (const Inlet& inlet : inlets_) {
+    if (step.received > 0 && inlet.arrived == 0) {
+      return false;
+    }
+  }
+  for (const Outlet& outlet : outlets_) {
+    if (step.sent > 0 && outlet.leaving.size() >= slices_in_buffer_) {
+      return false;
+    }
+  }
+  return true;
+}
+
+bool Lane::run_steps() {
   bool has_run = false;
-  while (step_ < steps_.size()) {
+  while (step_ < steps_.size() && can_run(steps_[step_])) {
     const Step& step = steps_[step_];
-    const bool waits_for_slice = step.received > 0 && arrived_ == 0;
-    const bool waits_for_room = step.sent > 0 && leaving_.size() >= slices_in_buffer_;
-    if (waits_for_slice || waits_for_room) {
-      break;
+    for (Inlet& inlet : inlets_) {
+      inlet.arrived -= step.received > 0 ? 1 : 0;
     }
-    if (step.received > 0) {
-      arrived_ -= 1;
-    }
-    if (step.sent > 0) {
-      leaving_.push_back(divided(*target_, step.sent));
+    for (Outlet& outlet : outlets_) {
+      if (step.sent > 0) {
+        outlet.leaving.push_back(divided(*outlet.target, step.sent));
+      }
     }
     step_ += 1;
     has_run = true;
@@ -97,13 +120,13 @@ bool Lane::run_steps(int64_t) {
   return has_run;
 }
 
-void Lane::expect_slices() {
-  while (next_expected_ < steps_.size() && coming_.size() + arrived_ < slices_in_buffer_) {
-    const Step& step = steps_[next_expected_];
+void Lane::expect_slices(Inlet& inlet) {
+  while (inlet.next_expected < steps_.size() && inlet.coming.size() + inlet.arrived < slices_in_buffer_) {
+    const Step& step = steps_[inlet.next_expected];
     if (step.received > 0) {
-      coming_.push_back(divided(*source_, step.received));
+      inlet.coming.push_back(divided(*inlet.source, step.received));
     }
-    next_expected_ += 1;
+    inlet.next_expected += 1;
   }
 }
 
@@ -118,19 +141,19 @@ Lane::Slice Lane::divided(Connection& connection, int64_t bytes) const {
   for (int64_t begin = 0; begin < bytes; begin += part) {
     const int socket = connection.sockets[connection.next_socket];
     connection.next_socket = (connection.next_socket + 1) % connection.sockets.size();
-    slice.parts.push_back({socket, std::min(part, bytes - begin)});
+    slice.parts.push_back({socket, wire_.bytes(std::min(part, bytes - begin))});
   }
   return slice;
 }
 
-bool Lane::write(int64_t now) {
+bool Lane::write(Outlet& outlet, int64_t now) {
   bool has_written = false;
-  while (!leaving_.empty()) {
-    Slice& slice = leaving_.front();
+  while (!outlet.leaving.empty()) {
+    Slice& slice = outlet.leaving.front();
     bool is_gone = true;
-    if (target_->is_local) {
-      is_gone = write_local(slice, now);
-      has_written |= is_gone;
+    if (outlet.target->is_local) {
+      write_local(outlet, slice, now);
+      has_written = true;
     } else {
       for (Part& part : slice.parts) {
         if (part.left == 0 || !part.is_ready) {
@@ -147,33 +170,33 @@ bool Lane::write(int64_t now) {
     if (!is_gone) {
       break;
     }
-    leaving_.pop_front();
+    outlet.leaving.pop_front();
   }
   return has_written;
 }
 
-bool Lane::write_local(Slice& slice, int64_t now) {
-  const auto duration_ns = static_cast<int64_t>(std::llround(static_cast<double>(slice.bytes) / local_bytes_per_ns_));
-  link_free_ns_ = std::max(link_free_ns_, now) + duration_ns;
-  write_all(slice.parts[0].socket, &link_free_ns_, sizeof link_free_ns_);
-  return true;
+void Lane::write_local(Outlet& outlet, const Slice& slice, int64_t now) const {
+  const double bytes = static_cast<double>(slice.bytes * wire_.per_byte);
+  const auto duration_ns = static_cast<int64_t>(std::llround(bytes / wire_.local_bytes_per_ns));
+  outlet.link_free_ns = std::max(outlet.link_free_ns, now) + duration_ns;
+  write_all(slice.parts[0].socket, &outlet.link_free_ns, sizeof outlet.link_free_ns);
 }
 
-bool Lane::read(int64_t now) {
+bool Lane::read(Inlet& inlet, int64_t now) {
   bool has_read = false;
-  while (!on_the_way_.empty() && on_the_way_.front() <= now) {
-    on_the_way_.pop_front();
-    arrived_ += 1;
+  while (!inlet.on_the_way.empty() && inlet.on_the_way.front() <= now) {
+    inlet.on_the_way.pop_front();
+    inlet.arrived += 1;
     has_read = true;
   }
-  while (!coming_.empty()) {
-    Slice& slice = coming_.front();
+  while (!inlet.coming.empty()) {
+    Slice& slice = inlet.coming.front();
     bool is_here = true;
-    if (source_->is_local) {
-      is_here = read_local(slice);
-      if (is_here && on_the_way_.back() <= now) {
-        on_the_way_.pop_back();
-        arrived_ += 1;
+    if (inlet.source->is_local) {
+      is_here = read_local(inlet, slice);
+      if (is_here && inlet.on_the_way.back() <= now) {
+        inlet.on_the_way.pop_back();
+        inlet.arrived += 1;
       }
     } else {
       for (Part& part : slice.parts) {
@@ -187,18 +210,18 @@ bool Lane::read(int64_t now) {
         has_read |= taken > 0;
         is_here &= part.left == 0;
       }
-      arrived_ += static_cast<size_t>(is_here);
+      inlet.arrived += static_cast<size_t>(is_here);
     }
     if (!is_here) {
       break;
     }
     has_read = true;
-    coming_.pop_front();
+    inlet.coming.pop_front();
   }
   return has_read;
 }
 
-bool Lane::read_local(Slice& slice) {
+bool Lane::read_local(Inlet& inlet, Slice& slice) {
   int64_t arrival_ns = 0;
   const ssize_t size = recv(slice.parts[0].socket, &arrival_ns, sizeof arrival_ns, MSG_PEEK | MSG_DONTWAIT);
   if (size == 0) {
@@ -208,32 +231,52 @@ bool Lane::read_local(Slice& slice) {
     return false;
   }
   read_all(slice.parts[0].socket, &arrival_ns, sizeof arrival_ns);
-  on_the_way_.push_back(arrival_ns);
+  inlet.on_the_way.push_back(arrival_ns);
   return true;
 }
 
 namespace {
 
 template <typename Slices>
-std::vector<Lane::Part*> parts_left(Slices& slices) {
-  std::vector<Lane::Part*> parts;
-  if (!slices.empty()) {
-    for (Lane::Part& part : slices.front().parts) {
-      if (part.left > 0) {
-        parts.push_back(&part);
-      }
+void add_parts_left(Slices& slices, std::vector<Lane::Part*>& parts) {
+  if (slices.empty()) {
+    return;
+  }
+  for (Lane::Part& part : slices.front().parts) {
+    if (part.left > 0) {
+      parts.push_back(&part);
     }
   }
-  return parts;
 }
 
 }  // namespace
 
-std::vector<Lane::Part*> Lane::parts_to_read() { return parts_left(coming_); }
+std::vector<Lane::Part*> Lane::parts_to_read() {
+  std::vector<Part*> parts;
+  for (Inlet& inlet : inlets_) {
+    add_parts_left(inlet.coming, parts);
+  }
+  return parts;
+}
 
-std::vector<Lane::Part*> Lane::parts_to_write() { return parts_left(leaving_); }
+std::vector<Lane::Part*> Lane::parts_to_write() {
+  std::vector<Part*> parts;
+  for (Outlet& outlet : outlets_) {
+    add_parts_left(outlet.leaving, parts);
+  }
+  return parts;
+}
 
-int64_t Lane::next_arrival_ns() const { return on_the_way_.empty() ? 0 : on_the_way_.front(); }
+int64_t Lane::next_arrival_ns() const {
+  int64_t next_ns = 0;
+  for (const Inlet& inlet : inlets_) {
+    if (!inlet.on_the_way.empty()) {
+      const int64_t arrival_ns = inlet.on_the_way.front();
+      next_ns = next_ns == 0 ? arrival_ns : std::min(next_ns, arrival_ns);
+    }
+  }
+  return next_ns;
+}
 
 namespace {
 

@@ -16,14 +16,23 @@ struct Step {
   int64_t sent;      // bytes; 0: the step passes none on
 };
 
+// How bytes become bytes on the wire, and times inside a host.
+struct Wire {
+  double local_bytes_per_ns = 1;  // between devices of one host
+  int64_t per_byte = 1;           // bytes that are sent for each byte: low-latency protocols add flags
+  int64_t scale = 1;              // only one of so many bytes crosses the network
+
+  int64_t bytes(int64_t data) const { return (data * per_byte + scale - 1) / scale; }
+};
+
 // The steps of one channel. As in NCCL a buffer of a few slices is between kernel and network, in
-// each direction.
+// each direction. A step takes a slice from each source, and passes one on to each target.
 class Lane {
  public:
-  Lane(Connection* source, Connection* target, std::vector<Step> steps, size_t slices_in_buffer,
-       double local_bytes_per_ns);
+  Lane(std::vector<Connection*> sources, std::vector<Connection*> targets, std::vector<Step> steps,
+       size_t slices_in_buffer, Wire wire);
 
-  bool is_over() const { return step_ == steps_.size() && leaving_.empty(); }
+  bool is_over() const;
   // A part of a slice on one socket.
   struct Part {
     int socket;
@@ -41,27 +50,34 @@ class Lane {
     std::vector<Part> parts;
     int64_t bytes;
   };
+  struct Inlet {
+    Connection* source;
+    size_t next_expected = 0;         // step whose slice is the next to be expected
+    std::deque<Slice> coming;         // slices that the network is to bring
+    size_t arrived = 0;               // slices that the kernel has not yet taken
+    std::deque<int64_t> on_the_way;   // times of arrival of slices inside the host
+  };
+  struct Outlet {
+    Connection* target;
+    std::deque<Slice> leaving;        // slices of the kernel for the network
+    int64_t link_free_ns = 0;         // of the link inside the host
+  };
 
-  bool run_steps(int64_t now);
-  bool write(int64_t now);
-  bool read(int64_t now);
-  void expect_slices();
+  bool can_run(const Step& step) const;
+  bool run_steps();
+  bool write(Outlet& outlet, int64_t now);
+  bool read(Inlet& inlet, int64_t now);
+  void expect_slices(Inlet& inlet);
   Slice divided(Connection& connection, int64_t bytes) const;
-  bool write_local(Slice& slice, int64_t now);
-  bool read_local(Slice& slice);
+  void write_local(Outlet& outlet, const Slice& slice, int64_t now) const;
+  bool read_local(Inlet& inlet, Slice& slice);
 
-  Connection* source_;
-  Connection* target_;
+  std::vector<Inlet> inlets_;
+  std::vector<Outlet> outlets_;
   std::vector<Step> steps_;
   size_t slices_in_buffer_;
-  double local_bytes_per_ns_;
+  Wire wire_;
   size_t step_ = 0;
-  size_t next_expected_ = 0;         // step whose slice is the next to be expected
-  std::deque<Slice> leaving_;        // slices of the kernel for the network
-  std::deque<Slice> coming_;         // slices that the network is to bring
-  size_t arrived_ = 0;               // slices that the kernel has not yet taken
-  std::deque<int64_t> on_the_way_;   // times of arrival of slices inside the host
-  int64_t link_free_ns_ = 0;         // of the link inside the host
 };
 
 // Run lanes until all are over.
