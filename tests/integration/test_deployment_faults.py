@@ -45,7 +45,7 @@ def check(case: tuple[str, str, int], outcome: Outcome) -> None:
         assert outcome.state == ("" if command == "destroy" else "running"), about
         assert plan_is_new == (command == "set"), about
     if command == "keeper" and outcome.exit_status:
-        is_write_error = fault in ("ENOSPC", "EIO")
+        is_write_error = fault in ("ENOSPC", "EIO", "EPIPE")
         assert outcome.exit_status == (3 if is_write_error else 1), about
         assert "could not be deployed" in outcome.text, about
     elif command != "keeper":
