@@ -64,11 +64,6 @@ class _Rows:
     waits: list[dict[str, Any]] = field(default_factory=list)
 
 
-def has_gpus(plan: Plan) -> bool:
-    """Return whether the hosts of a run have modelled GPUs."""
-    return bool(plan.workers.settings.get("gpu"))
-
-
 def read_gpus(folder: RunDir, plan: Plan, problems: list[Problem]) -> GpuRun:
     """Read the records of modelled GPUs; a rank may have none.
 

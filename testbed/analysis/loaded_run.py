@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 import polars as pl
 
 from testbed.analysis.capture_tables import Captured, read_captures
-from testbed.analysis.gpu_steps import GpuRun, has_gpus, read_gpus
+from testbed.analysis.gpu_steps import GpuRun, read_gpus
 from testbed.analysis.network_history import History, happened
 from testbed.core.leftovers import temporary_folder
 from testbed.plan.model import Plan, Rank
@@ -100,7 +100,7 @@ class LoadedRun:
             links=links,
             steps=steps,
             captured=captured,
-            gpus=read_gpus(folder, plan, problems) if has_gpus(plan) else None,
+            gpus=read_gpus(folder, plan, problems) if plan.workers.has_gpus else None,
             incomplete_ranks=sorted(incomplete),
             problems=problems,
         )

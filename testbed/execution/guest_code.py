@@ -83,7 +83,7 @@ def with_gpus(code: Code, plan: Plan, on_building: Callable[[], None]) -> Code:
     Raises:
         MachineError: the libraries cannot be compiled.
     """
-    if not plan.workers.settings.get("gpu"):
+    if not plan.workers.has_gpus:
         return code
 
     folder = gpu_libraries(on_building)

@@ -788,6 +788,11 @@ class Workers(Frozen):
     remote_shells: bool = False
 
     @property
+    def has_gpus(self) -> bool:
+        """Whether the hosts have modelled GPUs; the `gpu` of a training job only names a kind."""
+        return "gpu_figures" in self.settings
+
+    @property
     def processes(self) -> tuple[Rank, ...]:
         """The ranks that the testbed itself starts."""
         if self.from_first_host:

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, TypeAlias
 import polars as pl
 
 from testbed.analysis.activity import compute_spans, lanes, start_waits, step_waits
-from testbed.analysis.gpu_steps import has_gpus, read_spans
+from testbed.analysis.gpu_steps import read_spans
 from testbed.core.units import format_size
 from testbed.plan.model import Direction, Plan
 from testbed.report.load import Content
@@ -456,7 +456,7 @@ def _operations(
 
 def _spans_of_gpus(run: RunDir, plan: Plan) -> dict[int, list[StreamSpan]]:
     """Return the stretches of streams by rank; the more ranks, the fewer of each."""
-    if not has_gpus(plan):
+    if not plan.workers.has_gpus:
         return {}
 
     most = max(1, MOST_SPANS // len(plan.workers.ranks))

@@ -301,7 +301,11 @@ class DatacenterDefaults(Strict):
         description="TCP settings of each host; left out, those of the topology",
         examples=["linux-5"],
     )
-    cpu: Cpu | None = Field(None, description="CPU time of sending and receiving; left out, none")
+    cpu: Cpu | None = Field(
+        None,
+        description="CPU time of sending and receiving; left out, none",
+        examples=[{"copy_rate": "80 Gbit/s"}],
+    )
     fabric: Annotated[
         Annotated[Literal["switch"], BeforeValidator(_one_switch), Tag("(switch)")]
         | Annotated[LeafSpine, Tag("(leaf-spine)")],

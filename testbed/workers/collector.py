@@ -162,7 +162,7 @@ class Collector:
         for rank in ranks:
             self._add(host, run.rank_ops(rank))
             self._add(host, run.rank_train(rank))
-            if self._plan.workers.settings.get("gpu"):
+            if self._plan.workers.has_gpus:
                 self._add(host, run.rank_gpu(rank))
 
     def _add(self, host: str, target: Path, check: Check | None = None) -> None:

@@ -124,7 +124,7 @@ class Fleet(ABC):
         Returns:
             The folder, which the environment of the ranks names; None if hosts have no such GPUs.
         """
-        if not self.plan.workers.settings.get("gpu"):
+        if not self.plan.workers.has_gpus:
             return None
 
         values = folder / "values"

@@ -193,7 +193,7 @@ def rank_environment(plan: Plan, rank: int, library: CommLibrary) -> dict[str, s
     }
     variables.update(library.environment(HOST_INTERFACE, connections))
     variables.update(planned_gpu_environment(workers.settings))
-    if workers.settings.get("gpu"):
+    if workers.has_gpus:
         card = plan.network.host(this_rank.host)
         rate_bps = min(card.nic_up.rate_bps, card.nic_down.rate_bps)
         variables[CARD_RATE] = str(rate_bps * int(workers.settings.get("scale", 1)))

@@ -63,7 +63,7 @@ def main(run_folder: str, fifo: str) -> int:
     workload = plan.workers.workload
     prepare_torch(workload)
 
-    if "gpu" in plan.workers.settings:
+    if plan.workers.has_gpus:
         import_what_gpus_use()
 
     # The ranks repeat a failed import and report the error in their logs.

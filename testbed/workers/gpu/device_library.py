@@ -48,11 +48,11 @@ def gpu_environment(gpu: ModelledGpu, count: int) -> dict[str, str]:
 
 def planned_gpu_environment(settings: Mapping[str, Any]) -> dict[str, str]:
     """Return the environment variable for the settings of a plan; none without GPUs."""
-    name = settings.get("gpu")
-    if not name:
+    figures = settings.get("gpu_figures")
+    if figures is None:
         return {}
 
-    gpu = ModelledGpu.of_settings(name, settings["gpu_figures"])
+    gpu = ModelledGpu.of_settings(settings["gpu"], figures)
     return {
         **gpu_environment(gpu, int(settings["gpus_per_host"])),
         COMMUNICATION: settings.get("comm", "nccl"),
