@@ -25,24 +25,22 @@ print(json.dumps([backend.choose_all_reduce(network, size, 8, 8) for size in siz
 """
     )
     small, medium, large = result
-    # a ring has 14 steps, of which NCCL counts 16 between hosts; a tree has 3 levels, up and down
+    # a ring has 14 steps, which NCCL counts as those of a tree with one rank on each host; a tree
+    # has 3 levels, up and down
     rate = 1.2e3  # B/us: the largest of the search's rates below 1.25 GB/s
     ring = rate * 8 / 14
     tree = rate * 0.92 / 2
     assert small[3] == pytest.approx(
         [
-            6.6 - 2 * 0.6 + 16 * 2.7 + 1024 / (ring / 4),
-            (8.4 - 2 * 3.4 + 16 * 14.0) * 1.4 + 1024 / ring,
+            6.6 + 14 * 5.0 + 1024 / (ring / 2),
+            (8.4 + 14 * 14.0) * 1.4 + 1024 / ring,
             6.8 + 2 * 3 * 5.0 + 1024 / (tree / 3.8 * 0.9),
-            2 * 3 * 14.0 + 1024 / (tree * 0.9),
+            8.4 + 2 * 3 * 14.0 + 1024 / (tree * 0.9),
         ]
     )
     assert small[:3] == [True, True, 1]  # a tree with LL
-    assert medium[:3] == [
-        True,
-        False,
-        2,
-    ]  # a tree; 64 B for each of 1024 threads
+    # a ring with LL; on each channel 512 threads get 8 B for each of 8 ranks at least
+    assert medium[:3] == [False, True, 2]
     assert large[:3] == [False, False, 2]  # a ring
 
 

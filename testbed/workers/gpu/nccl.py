@@ -41,7 +41,6 @@ HONOURED = (
 )
 ALGORITHMS = ("ring", "tree")
 PROTOCOLS = ("ll", "simple")  # LL128 needs more of the way to a network card than sockets give
-NEWER = (8, 0)  # compute capability from which NCCL assumes shorter steps of large rings
 CARD_BPS = 10**10  # of a network card whose rate is not known
 HOSTS = "TESTBED_HOSTS"  # the host of each rank
 WITHOUT_EFFECT = ("NCCL_DEBUG", "NCCL_DEBUG_SUBSYS", "NCCL_SOCKET_IFNAME", "NCCL_DEBUG_FILE")
@@ -114,7 +113,7 @@ def _network(backend: Any, environment: Mapping[str, str]) -> Any:
     network.local_bytes_per_ns = gpus.local_bytes_per_ns
     network.scale = int(environment.get(SCALE, "1"))
     network.card_gbytes = int(environment.get(CARD_RATE, CARD_BPS)) / 8e9
-    network.is_older = gpus.model.capability < NEWER
+    network.major = gpus.model.capability[0]
     network.hosts = [host for host in environment.get(HOSTS, "").split(",") if host]
     algorithms = allowed(environment.get("NCCL_ALGO", ""), ALGORITHMS)
     protocols = allowed(environment.get("NCCL_PROTO", ""), PROTOCOLS)

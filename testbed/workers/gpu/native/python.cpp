@@ -25,7 +25,7 @@ struct NetworkSettings {
   double local_bytes_per_ns = 1;
   int64_t scale = 1;
   double card_gbytes = 1.25;
-  bool is_older = false;
+  int major = 9;
   std::vector<std::string> hosts;
   bool may_ring = true;
   bool may_tree = true;
@@ -36,7 +36,7 @@ struct NetworkSettings {
 testbed::Setting setting_of(const NetworkSettings& given) {
   testbed::Setting setting;
   setting.card_gbytes = given.card_gbytes;
-  setting.is_older = given.is_older;
+  setting.major = given.major;
   setting.channels = given.channels;
   setting.may_ring = given.may_ring;
   setting.may_tree = given.may_tree;
@@ -144,7 +144,7 @@ PYBIND11_MODULE(testbed_nccl, module) {
       .def_readwrite("local_bytes_per_ns", &NetworkSettings::local_bytes_per_ns)
       .def_readwrite("scale", &NetworkSettings::scale)
       .def_readwrite("card_gbytes", &NetworkSettings::card_gbytes)
-      .def_readwrite("is_older", &NetworkSettings::is_older)
+      .def_readwrite("major", &NetworkSettings::major)
       .def_readwrite("hosts", &NetworkSettings::hosts)
       .def_readwrite("may_ring", &NetworkSettings::may_ring)
       .def_readwrite("may_tree", &NetworkSettings::may_tree)

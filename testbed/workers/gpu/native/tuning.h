@@ -21,7 +21,7 @@ struct Setting {
   int ranks = 1;
   int hosts = 1;
   double card_gbytes = 1.25;      // rate of a host's network card, in GB/s
-  bool is_older = false;          // than compute capability 8.0
+  int major = 9;                  // of the compute capability
   int channels = 2;
   // Which algorithms and protocols the environment allows (NCCL_ALGO, NCCL_PROTO).
   bool may_ring = true;
