@@ -8,12 +8,14 @@ information.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
+import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from pydantic import BaseModel, ConfigDict
 
@@ -77,7 +79,7 @@ def claim(path: Path, *, wait: bool = False) -> BinaryIO:
         BlockingIOError: another process holds the lock.
         OSError: the file cannot be opened.
     """
-    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+b")
+    file = _open(path, os.O_RDWR | os.O_CREAT, "r+b")
     try:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -93,7 +95,7 @@ def claim(path: Path, *, wait: bool = False) -> BinaryIO:
 def is_claimed(path: Path) -> bool:
     """Return whether any process holds the lock on a file; False if the file does not exist."""
     try:
-        with path.open("rb") as file:
+        with _open(path, os.O_RDONLY, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -105,15 +107,28 @@ def is_claimed(path: Path) -> bool:
 def owner_of(path: Path) -> Owner | None:
     """Return what a file of `claim` says about its owner; None if unknown."""
     try:
-        with path.open("rb") as file:
+        with _open(path, os.O_RDONLY, "rb") as file:
             return Owner.model_validate_json(file.read(MOST_BYTES))
     except (OSError, ValueError):
         return None
 
 
+def _open(path: Path, flags: int, mode: str) -> BinaryIO:
+    """Open a regular file; a FIFO in its place would keep the command waiting for ever.
+
+    Raises:
+        OSError: the file cannot be opened, or is not a regular file.
+    """
+    opened = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    if not stat.S_ISREG(os.fstat(opened).st_mode):
+        os.close(opened)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return cast(BinaryIO, os.fdopen(opened, mode))
+
+
 def _start_ticks() -> int:
-    stat = _text(Path("/proc/self/stat"))
-    fields = stat.rpartition(")")[2].split()
+    text = _text(Path("/proc/self/stat"))
+    fields = text.rpartition(")")[2].split()
     return int(fields[START_FIELD]) if len(fields) > START_FIELD else 0
 
 
