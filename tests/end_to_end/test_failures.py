@@ -108,7 +108,13 @@ class Place:
     def check_nothing_is_left(self) -> None:
         assert self.processes() == []
         assert self.notes == []
-        assert {entry.name for entry in SHM.iterdir()} <= self.shm_before
+        assert shared_memory() <= self.shm_before
+
+
+def shared_memory() -> frozenset[str]:
+    """Names in /dev/shm, without the semaphores of sweeps that other tests run meanwhile."""
+    names = {entry.name for entry in SHM.iterdir()}
+    return frozenset(name for name in names if not name.startswith("sem.mp-"))
 
 
 @pytest.fixture
@@ -118,9 +124,7 @@ def place(kernel: Kernel, command_environment: dict[str, str], tmp_path: Path) -
         "TESTBED_CACHE": str(cache),
         "TESTBED_KERNEL": str(kernel.path),
     }
-    return Place(
-        cache, tmp_path / "run", environment, frozenset(entry.name for entry in SHM.iterdir())
-    )
+    return Place(cache, tmp_path / "run", environment, shared_memory())
 
 
 def endless(pair: Path, place: Place) -> list[object]:

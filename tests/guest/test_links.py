@@ -487,10 +487,13 @@ def test_flow_rate(results: Results) -> None:
 
 
 def test_busy_cpus(results: Results) -> None:
-    """A call sends 256 KiB in 100 us and the time of the copy at 2 Gbit/s; within 1 %."""
+    """A call sends 256 KiB in 100 us and the time of the copy at 2 Gbit/s; within 2 %.
+
+    The copy is a sleep for each 5 us or more, which ends up to 0.1 us late.
+    """
     bits = 8 * 2**18
     expected_bps = bits / (bits / (2 * GBIT) + 100e-6)
-    assert results["busy cpus"]["bps"] == pytest.approx([expected_bps], rel=0.01)
+    assert results["busy cpus"]["bps"] == pytest.approx([expected_bps], rel=0.02)
 
 
 def test_multipath(results: Results) -> None:
