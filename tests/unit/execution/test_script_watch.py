@@ -63,6 +63,21 @@ def test_lines_appear_once(tmp_path: Path) -> None:
     assert display.lines == ["one", *new, "last"]
 
 
+def line_of(op: str, number: int) -> str:
+    """Return the record of an operation of a script."""
+    operation = Operation(
+        op=op,
+        bytes=8,
+        group_size=2,
+        iteration=number,
+        phase="script",
+        dtype="float32",
+        start_ns=0,
+        end_ns=1,
+    )
+    return operation.to_line()
+
+
 def test_progress_each_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunDir.create(tmp_path / "run")
     display = Display()
@@ -73,17 +88,7 @@ def test_progress_each_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         with run.rank_ops(0).open("a") as file:
             for number in range(8):  # two steps of four operations
                 op = "barrier" if number % 4 == 3 else "all_reduce"
-                operation = Operation(
-                    op=op,
-                    bytes=8,
-                    group_size=2,
-                    iteration=number,
-                    phase="script",
-                    dtype="float32",
-                    start_ns=0,
-                    end_ns=1,
-                )
-                file.write(operation.to_line())
+                file.write(line_of(op, number))
 
         run.rank_log(0).write_text("hello\nrest")
         for _ in range(3):
@@ -112,17 +117,7 @@ def test_another_loop_has_no_rate_yet(tmp_path: Path, monkeypatch: pytest.Monkey
     for ops in (layers, layers, step * 20, step):
         with run.rank_ops(0).open("a") as file:
             for number, op in enumerate(ops):
-                operation = Operation(
-                    op=op,
-                    bytes=8,
-                    group_size=2,
-                    iteration=number,
-                    phase="script",
-                    dtype="float32",
-                    start_ns=0,
-                    end_ns=1,
-                )
-                file.write(operation.to_line())
+                file.write(line_of(op, number))
 
         now[0] += 1.0
         watch.look(0.0)
