@@ -114,7 +114,7 @@ def owner_of(path: Path) -> Owner | None:
 
 
 def _open(path: Path, flags: int, mode: str) -> BinaryIO:
-    """Open a regular file; a FIFO in its place would keep the command waiting for ever.
+    """Open a regular file; a FIFO in its place would keep the command waiting endlessly.
 
     Raises:
         OSError: the file cannot be opened, or is not a regular file.
