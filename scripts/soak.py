@@ -6,8 +6,10 @@ A sweep, or one of its guests, is killed at random moments and restarted until t
 complete. The test reports leftovers (processes, namespaces, links, queues, mounts, control groups,
 shared memory, temporary files, sockets), hangs, completed points that were lost or ran again, and
 undocumented exit statuses. Exit status 1 means that at least one was found; the files of failures
-stay in FOLDER. At the end the test prints the trend of the machine's used memory: the slope of a
-line through the values after each run.
+stay in FOLDER. At the end the test prints the trend of memory that remains in use after each run:
+the slope of a line through the values. If this user can make a memory control group, the commands
+run in this group, and its memory without cached files counts. Otherwise the used memory of the
+machine counts.
 """
 
 import argparse
@@ -27,9 +29,10 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 from tests.support.cases import PAIR, TESTBED, itself, try_run  # noqa: E402
 from tests.support.census import differences  # noqa: E402
+from tests.support.memory_group import MemoryGroup, memory_group  # noqa: E402
 from tests.support.world import can_make_worlds, in_a_world  # noqa: E402
 
-INSIDE = "TESTBED_SOAK_WORLD"
+INSIDE = "TESTBED_SOAK_WORLD"  # environment variable, set in the separate namespaces
 STATUSES = {"": {0}, "SIGINT": {130, 0}, "SIGTERM": {130, 0}, "SIGKILL": {-9, 0}}
 LONGEST_RUN_S = 25.0  # maximum wall seconds before a signal
 EVENTS = [
@@ -94,8 +97,10 @@ def words(drawn: random.Random, folder: Path) -> list[str]:
     return [*TESTBED, "run", str(path), name.replace("endless", "collectives"), *sets, *options]
 
 
-def used_memory() -> int:
-    """Return the bytes of this machine's memory that are not available."""
+def used_memory(group: MemoryGroup | None) -> int:
+    """Return the bytes that `group` retains; without a group, those that this machine lacks."""
+    if group is not None:
+        return group.retained_bytes()
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     total, available = (int(lines[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
     return total - available
@@ -114,7 +119,14 @@ def troubles(found: dict[str, Any], statuses: set[int]) -> list[str]:
     return told if found["status"] in statuses else [*told, f"exit status {found['status']}"]
 
 
-def try_single(drawn: random.Random, folder: Path) -> tuple[str, list[str]]:
+def in_group(command: list[str], group: MemoryGroup | None) -> list[str]:
+    """Return the words of a command that runs in the group, if there is one."""
+    return command if group is None else group.joined(command)
+
+
+def try_single(
+    drawn: random.Random, folder: Path, group: MemoryGroup | None
+) -> tuple[str, list[str]]:
     """Carry out a random run; return a description, and the problems with its end."""
     run = words(drawn, folder)
     end = drawn.choice(
@@ -123,7 +135,13 @@ def try_single(drawn: random.Random, folder: Path) -> tuple[str, list[str]]:
         else ["", "", "SIGINT", "SIGKILL"]
     )
     after_s = drawn.uniform(0.5, LONGEST_RUN_S)
-    found = try_run(run, environment_in(folder.parent), folder / "log", end=end, after_s=after_s)
+    found = try_run(
+        in_group(run, group),
+        environment_in(folder.parent),
+        folder / "log",
+        end=end,
+        after_s=after_s,
+    )
     return f"run, {end or 'complete'}: status {found['status']}", troubles(found, STATUSES[end])
 
 
@@ -145,7 +163,9 @@ def finished(sweep: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in sweep.glob("points/*/point.json")}
 
 
-def try_sweep(drawn: random.Random, folder: Path) -> tuple[str, list[str]]:
+def try_sweep(
+    drawn: random.Random, folder: Path, group: MemoryGroup | None
+) -> tuple[str, list[str]]:
     """Run a sweep that is killed a few times and then left alone.
 
     Returns:
@@ -181,7 +201,7 @@ def try_sweep(drawn: random.Random, folder: Path) -> tuple[str, list[str]]:
         before, after_s = finished(out), drawn.uniform(0.5, LONGEST_RUN_S)
         whom = (lambda command: a_guest(drawn, command)) if end == "guest" else itself
         found = try_run(
-            command,
+            in_group(command, group),
             environment_in(folder.parent),
             folder / f"log-{len(told)}",
             after_s=after_s,
@@ -202,13 +222,30 @@ def try_sweep(drawn: random.Random, folder: Path) -> tuple[str, list[str]]:
     return "sweep, " + ", ".join(told), wrong
 
 
-def soak(minutes: float, seed: int, folder: Path) -> int:
+def print_memory(memory: list[tuple[float, int]], group: MemoryGroup | None) -> None:
+    """Print the trend of the memory in use.
+
+    Args:
+        memory: Hours since the start, and bytes in use, after each run.
+        group: Group that was measured; None if it was the machine.
+    """
+    slope = statistics.linear_regression(*zip(*memory, strict=True)).slope if len(memory) > 2 else 0
+    growth = memory[-1][1] - memory[0][1]
+    whose = "this machine, with all that others do" if group is None else "the commands' group"
+    print(
+        f"memory in use by {whose}: {memory[-1][1] / 2**20:.1f} MiB after the last, "
+        f"{growth / 2**20:+.1f} MiB from the first to the last, {slope / 2**20:+.1f} MiB an hour"
+    )
+
+
+def soak(minutes: float, seed: int, folder: Path, group: MemoryGroup | None) -> int:
     """Run until the time is over; return 1 if there were problems.
 
     Args:
         minutes: Wall time of the test.
         seed: Random seed.
         folder: Folder for logs and failures.
+        group: Memory control group of the commands; None if there is none.
     """
     drawn = random.Random(seed)
     (folder / "cache").mkdir(parents=True, exist_ok=True)
@@ -216,8 +253,8 @@ def soak(minutes: float, seed: int, folder: Path) -> int:
     memory: list[tuple[float, int]] = []  # hours since the start, bytes
     while (now := time.monotonic()) < begin + 60 * minutes:
         (place := folder / f"{len(memory) + 1:04}").mkdir()
-        told, wrong = drawn.choices([try_single, try_sweep], [3, 1])[0](drawn, place)
-        memory.append(((time.monotonic() - begin) / 3600, used_memory()))
+        told, wrong = drawn.choices([try_single, try_sweep], [3, 1])[0](drawn, place, group)
+        memory.append(((time.monotonic() - begin) / 3600, used_memory(group)))
         print(f"{len(memory):4} {time.monotonic() - now:6.1f} s  {told}", flush=True)
         if wrong:
             bad += 1
@@ -227,13 +264,8 @@ def soak(minutes: float, seed: int, folder: Path) -> int:
             print("     " + "\n     ".join(wrong) + f"\n     see {place}", flush=True)
         else:
             shutil.rmtree(place)
-    slope = statistics.linear_regression(*zip(*memory, strict=True)).slope if len(memory) > 2 else 0
-    growth = memory[-1][1] - memory[0][1]
     print(f"{len(memory)} runs and sweeps, {bad} with trouble; seed {seed}")
-    print(
-        f"memory in use: {growth / 2**20:+.0f} MiB from the first to the last, "
-        f"{slope / 2**20:+.0f} MiB an hour"
-    )
+    print_memory(memory, group)
     return 1 if bad else 0
 
 
@@ -252,7 +284,8 @@ def main() -> int:
         options.folder or Path(tempfile.mkdtemp(prefix="testbed-soak-", dir="/var/tmp"))
     ).absolute()
     if INSIDE in os.environ:
-        return soak(options.minutes, options.seed, folder)
+        with memory_group(f"testbed-soak-{folder.name}") as group:
+            return soak(options.minutes, options.seed, folder, group)
     if not can_make_worlds():
         print("namespaces cannot be made here; run as root, or see testbed doctor", file=sys.stderr)
         return 3
