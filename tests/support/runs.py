@@ -81,11 +81,7 @@ class Folder:
     def ops(self) -> pl.DataFrame:
         return pl.read_parquet(self.path / "ops.parquet")
 
-    def median_ms(self) -> dict[int, float]:
-        """Median time of the measured all-reduces, by bytes."""
+    def median_ms(self, op: str = "all_reduce") -> dict[int, float]:
+        """Median time of the measured operations of this kind, by bytes."""
         rows = self.summary["collectives"]
-        return {
-            row["bytes"]: row["time_us"]["median"] / 1000
-            for row in rows
-            if row["op"] == "all_reduce"
-        }
+        return {row["bytes"]: row["time_us"]["median"] / 1000 for row in rows if row["op"] == op}
