@@ -177,7 +177,7 @@ def try_sweep(
     job = "workload.ops: [all_reduce], workload.sizes: [4 KiB, 256 KiB], workload.iterations: 2"
     (folder / "experiment.yaml").write_text(
         "topology: topology.yaml\n"
-        f"settings: {{{job}, run.isolation: process, run.stall_limit: 60 s}}\n"
+        f"settings: {{{job}, run.isolation: process, run.stall_limit: 300 s}}\n"
         "sweep:\n  grid:\n"
         f"    topology.wan.west-east.delay: [{', '.join(delays)}]\n"
         f"    topology.wan.west-east.rate: [{', '.join(rates)}]\n"
