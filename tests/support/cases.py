@@ -23,8 +23,8 @@ from tests.support.runs import all_reduce
 # and for a killed guest to end: less than 1 s, but more if many programs want the CPU
 END_S = 10
 START_S = 30  # of wall time until a command catches signals; it takes 0.1 to 0.6 s
-# of wall time for any run or sweep; on two idle cores they take 3 to 60 s, next to 15 other programs
-# more than 300 s
+# of wall time for any run or sweep: on two idle cores they take 3 to 60 s, next to 15 other
+# programs more than 300 s
 LONGEST_S = 900
 TESTBED = [sys.executable, "-m", "testbed"]
 PAIR = """
