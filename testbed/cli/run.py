@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -33,6 +34,7 @@ from testbed.spec.workload import Workload, load_workload
 
 STANDARD_INPUT = "-"  # first word of a script that standard input holds
 SCRIPT = "testbed.script"  # key of typer's context: the words after --
+REPLAY = "replay"  # first word of a trace to replay, in place of a script
 
 OutOption = Annotated[
     Path | None,
@@ -157,7 +159,8 @@ class RunCommand(PlainCommand):
 
     def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
         """Return the usage line with the script at its end."""
-        return [*super().collect_usage_pieces(ctx), "[-- SCRIPT [ARGUMENT]...]"]
+        pieces = super().collect_usage_pieces(ctx)
+        return [*pieces, "[-- SCRIPT [ARGUMENT]... | -- replay TRACE]"]
 
 
 @takes_run_options(run_options())
@@ -196,7 +199,8 @@ def run(
 
     To run your own script instead of a workload, write the script and its arguments after --:
     testbed run two-sites -- train.py --lr 3e-4. testbed starts the script on every host as torchrun
-    would.
+    would. To replay the communication of recorded traces (Chakra, or PyTorch's profiler), write
+    replay and their folder after --: testbed run two-sites -- replay traces.
     """
     if advising and dry_run:
         raise InputError(
@@ -213,12 +217,13 @@ def run(
         "gpu": gpu,
         "gpus_per_host": gpus_per_host,
         "comm": comm,
+        "scale": scale if context.meta[SCRIPT] else None,
     }
     script_settings = {key: value for key, value in script_settings.items() if value is not None}
     script = context.meta[SCRIPT]
-    if scale is not None and script:
-        script_settings["scale"] = scale
-    elif scale is not None:
+    if script and script[0] == REPLAY:
+        sets, workload, script = [*sets, _trace_setting(script)], _replay(workload), []
+    if scale is not None and not script:
         sets = [*sets, f"workload.scale={scale}"]
     if script:
         in_image = options.image is not None
@@ -257,6 +262,42 @@ def run(
         advise(completed, prepared_with, output, quiet=quiet)
     if fail_unfaithful:
         completed.check_faithful()
+
+
+def _trace_setting(words: Sequence[str]) -> str:
+    """Return the setting of the workload for ``replay TRACE``.
+
+    Raises:
+        InputError: There is no trace, or more than one word.
+    """
+    if len(words) == 1:
+        raise InputError(
+            "no trace to replay",
+            place=Place(key="-- replay"),
+            remedy="name a folder, a pattern such as 'traces/*.et', or one file",
+        )
+    if len(words) > 2:
+        raise InputError(
+            f"cannot replay {len(words) - 1} names",
+            place=Place(key="-- replay"),
+            remedy="name a folder, a pattern in quotes such as 'traces/*.et', or one file; write "
+            "settings before --, as in --set workload.computation=0.5",
+        )
+    return f"workload.trace={json.dumps(words[1])}"
+
+
+def _replay(workload: str | None) -> str:
+    """Return the workload of a replay.
+
+    Raises:
+        InputError: Another workload is given.
+    """
+    if workload not in (None, REPLAY):
+        raise InputError(
+            f"cannot run both a workload ({workload}) and a replay",
+            remedy=f"remove {workload}, or -- and everything after it",
+        )
+    return REPLAY
 
 
 def _script_work(

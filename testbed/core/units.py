@@ -379,6 +379,15 @@ def format_ranks(ranks: Iterable[int]) -> str:
     return ",".join(texts)
 
 
+def parse_ranks(text: str) -> list[int]:
+    """Return the numbers of ranks in a text such as ``0-3,6``, in ascending order."""
+    ranks: list[int] = []
+    for run in text.split(","):
+        first, _dash, last = run.partition("-")
+        ranks += range(int(first), int(last or first) + 1)
+    return ranks
+
+
 def format_figure(value: float, digits: int = 5) -> str:
     """Return a number with at least `digits` significant digits, and all digits before the point.
 

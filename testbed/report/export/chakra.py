@@ -9,7 +9,8 @@ here with the names and numbers of the fields that the nodes have.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from typing import Any
 import polars as pl
 
 from testbed.core.errors import InputError, MachineError, Place
+from testbed.core.observed_order import Work, observed_order
+from testbed.core.units import parse_ranks
 from testbed.runfolder.files import replace_bytes
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.tables import read_table
@@ -43,11 +46,13 @@ COLLECTIVE_TYPES = {  # CollectiveCommType
     "reduce_scatter": 7,
     "barrier": 9,
 }
-RANKS = ("comm_src", "comm_dst")  # attributes that hold a rank
-LOOK_BACK = 1000  # nodes; no rank has more operations in flight
+RANKS = ("comm_src", "comm_dst", "comm_tag")  # attributes of 32 bits
+PART_OF_WHOLE = ("all_gather", "gather")  # of which a rank's input is only its part
 _Field = descriptor_pb2.FieldDescriptorProto
 _REPEATED = _Field.LABEL_REPEATED
 _SINGLE = _Field.LABEL_OPTIONAL
+
+Attribute = tuple[str, int | bool | str | tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -66,15 +71,14 @@ class _Work:
     kind: int
     start_ns: int
     end_ns: int
-    attributes: tuple[tuple[str, int | bool | str], ...]
+    attributes: tuple[Attribute, ...]
 
 
 def write_chakra(folder: RunDir, target: Path) -> list[Path]:
     """Write a trace for each rank.
 
-    Each node depends on the last computation and the last operation that had ended on its rank when
-    it began. Warm-up operations and steps are included. A send or receive has its peer, if its
-    process group is that of all ranks.
+    Computation is cut where an operation begins, and each node depends on what
+    `testbed.core.observed_order` finds. Warm-up operations and steps are included.
 
     Args:
         folder: The run folder.
@@ -116,23 +120,49 @@ def _communication(operations: pl.DataFrame) -> Iterator[_Work]:
     """
     for row in operations.iter_rows(named=True):
         kind = {"send": SEND, "recv": RECEIVE}.get(row["op"], COLLECTIVE)
-        attributes: list[tuple[str, int | bool | str]] = [
-            ("is_cpu_op", False),
-            ("comm_size", row["bytes"]),
-        ]
+        if kind == COLLECTIVE and row["op"] not in COLLECTIVE_TYPES:
+            continue
+        attributes: list[Attribute] = [("is_cpu_op", False), ("comm_size", _input_bytes(row))]
         if kind == COLLECTIVE:
-            if row["op"] not in COLLECTIVE_TYPES:
-                continue
             attributes.append(("comm_type", COLLECTIVE_TYPES[row["op"]]))
-        elif row["peer"] is not None and row["group_rank"] == row["rank"]:
-            ends = (row["rank"], row["peer"])
-            source, target = ends if kind == SEND else reversed(ends)
-            attributes += [("comm_src", source), ("comm_dst", target)]
+        attributes += _ranks(row, kind)
         group = row["process_group"] or row["group"]
         if group:
             attributes.append(("pg_name", group))
+        if row["dtype"]:
+            attributes.append(("dtype", row["dtype"]))
         size = f"{row['op']} {row['bytes']} B"
         yield _Work(size, kind, row["start_ns"], row["end_ns"], tuple(attributes))
+
+
+def _input_bytes(row: Mapping[str, Any]) -> int:
+    """Return the bytes that a rank gives to an operation, which Chakra counts."""
+    size: int = row["bytes"]
+    return size // row["group_size"] if row["op"] in PART_OF_WHOLE else size
+
+
+def _ranks(row: Mapping[str, Any], kind: int) -> Iterator[Attribute]:
+    """Yield the attributes of an operation that name ranks, where its group's ranks are known."""
+    members = _members(row)
+    if row["root"] is not None and row["root"] < len(members):
+        yield "root", members[row["root"]]
+    if row["parts"]:
+        yield "parts", tuple(row["parts"])
+    if kind == COLLECTIVE or row["peer"] is None or row["peer"] >= len(members):
+        return
+    ends = (row["rank"], members[row["peer"]])
+    source, target = ends if kind == SEND else reversed(ends)
+    yield from (("comm_src", source), ("comm_dst", target), ("comm_tag", row["tag"]))
+
+
+def _members(row: Mapping[str, Any]) -> list[int]:
+    """Return the ranks of an operation's group in their order; [] if unknown."""
+    listed = re.fullmatch(r"[^/:]*:([0-9,-]+)", row["process_group"])
+    if listed is not None:
+        return parse_ranks(listed[1])
+    if row["group_rank"] == row["rank"]:  # all ranks, or the first ones
+        return list(range(row["group_size"]))
+    return []
 
 
 def _computation(steps: pl.DataFrame) -> Iterator[_Work]:
@@ -146,48 +176,45 @@ def _computation(steps: pl.DataFrame) -> Iterator[_Work]:
         if not times:
             start_ns = row["start_ns"]
             times = [start_ns, start_ns + row["compute_ns"]]
+        attributes = (("is_cpu_op", False), ("step", row["step"]))
         for start_ns, end_ns in zip(times[::2], times[1::2], strict=True):
             name = f"step {row['step']} computation"
-            yield _Work(name, COMPUTATION, start_ns, end_ns, (("is_cpu_op", False),))
+            yield _Work(name, COMPUTATION, start_ns, end_ns, attributes)
 
 
 def _trace(messages: dict[str, Any], work: Sequence[_Work], began_ns: int) -> bytes:
     """Return the trace of a rank; times count from `began_ns`, in whole microseconds."""
     data = io.BytesIO()
     proto.serialize_length_prefixed(messages["GlobalMetadata"](version=VERSION), data)
-    in_order = sorted(work, key=lambda each: (each.start_ns, each.end_ns))
-    ended: list[tuple[int, int, bool]] = []  # end, node, whether it is computation
-    for number, each in enumerate(in_order):
+    times = [Work(each.start_ns, each.end_ns, each.kind == COMPUTATION) for each in work]
+    for number, part in enumerate(observed_order(times)):
+        each = work[part.work]
+        start_us = (part.start_ns - began_ns) // 1000
         node = messages["Node"](
             id=number,
             name=each.name,
             type=each.kind,
-            data_deps=_last_ended(ended, each.start_ns),
-            start_time_micros=(each.start_ns - began_ns) // 1000,
-            duration_micros=(each.end_ns - each.start_ns) // 1000,
+            data_deps=part.after,
+            start_time_micros=start_us,
+            duration_micros=(part.end_ns - began_ns) // 1000 - start_us,
         )
         for name, value in each.attributes:
-            node.attr.add(name=name, **{_value_field(name, value): value})
+            attribute = node.attr.add(name=name)
+            field = _value_field(name, value)
+            if isinstance(value, tuple):
+                getattr(attribute, field).values.extend(value)
+            else:
+                setattr(attribute, field, value)
         proto.serialize_length_prefixed(node, data)
-        ended.append((each.end_ns, number, each.kind == COMPUTATION))
     return data.getvalue()
 
 
-def _last_ended(ended: Sequence[tuple[int, int, bool]], start_ns: int) -> list[int]:
-    """Return the last computation and the last operation that ended by `start_ns`."""
-    dependencies: list[int] = []
-    for is_computation in (True, False):
-        before = [node for node in ended[-LOOK_BACK:] if node[2] == is_computation]
-        done = [(end_ns, number) for end_ns, number, _ in before if end_ns <= start_ns]
-        if done:
-            dependencies.append(max(done)[1])
-    return sorted(dependencies)
-
-
-def _value_field(name: str, value: int | bool | str) -> str:
+def _value_field(name: str, value: int | bool | str | tuple[int, ...]) -> str:
     """Return the field of an attribute's value in which Chakra's tools look for it."""
     if isinstance(value, bool):
         return "bool_val"
+    if isinstance(value, tuple):
+        return "int64_list"
     if name in RANKS:
         return "int32_val"
     return "int64_val" if isinstance(value, int) else "string_val"
@@ -199,6 +226,7 @@ def _messages() -> dict[str, Any]:
         name="testbed/chakra.proto", package=PACKAGE, syntax="proto3"
     )
     _declare(file, "GlobalMetadata", [("version", 1, _Field.TYPE_STRING, _SINGLE)])
+    _declare(file, "Int64List", [("values", 1, _Field.TYPE_INT64, _REPEATED)])
     attribute = _declare(
         file,
         "AttributeProto",
@@ -211,6 +239,13 @@ def _messages() -> dict[str, Any]:
         ],
     )
     attribute.oneof_decl.add(name="value")
+    attribute.field.add(
+        name="int64_list",
+        number=10,
+        type=_Field.TYPE_MESSAGE,
+        label=_SINGLE,
+        type_name=f".{PACKAGE}.Int64List",
+    )
     for field in attribute.field[1:]:
         field.oneof_index = 0
     node = _declare(

@@ -152,6 +152,8 @@ def messages_of(path: Path) -> Iterator[bytes]:
 def test_chakra(need: Need, tmp_path: Path) -> None:
     """Steps of 100 ms: 60 ms of computation, and an all-reduce in the last 50 ms, on two ranks.
 
+    The computation is cut where the all-reduce begins, after 50 ms.
+
     The numbers of the fields are those of Chakra's et_def.proto: Node has id 1, name 2, type 3,
     data_deps 5, start_time_micros 6, duration_micros 7 and attr 10; an attribute has name 1,
     int64_val 9, bool_val 27. COMP_NODE is 4, COMM_COLL_NODE 7.
@@ -164,17 +166,17 @@ def test_chakra(need: Need, tmp_path: Path) -> None:
 
     head, *nodes = [fields_of(message) for message in messages_of(paths[0])]
     assert head == {1: [b"1.0.0"]}
-    assert len(nodes) == 2 * 6
-    computation, all_reduce, second, *_ = nodes
-    assert computation[2] == [b"step 0 computation"]
-    assert (computation[3], computation[7]) == ([4], [60_000])
+    assert len(nodes) == 3 * 6
+    computation, rest, all_reduce, second, *_ = nodes
+    assert computation[2] == rest[2] == [b"step 0 computation"]
+    assert (computation[3], computation[7], rest[7]) == ([4], [50_000], [10_000])
     assert 6 not in computation  # it begins at 0, which protobuf leaves out
     assert all_reduce[2] == [b"all_reduce 1048576 B"]
-    assert (all_reduce[1], all_reduce[3]) == ([1], [7])
+    assert (all_reduce[1], all_reduce[3]) == ([2], [7])
     assert (all_reduce[6], all_reduce[7]) == ([50_000], [50_000])
-    assert 5 not in all_reduce  # the computation had not ended when it began
+    assert rest[5] == all_reduce[5] == [b"\0"]  # both after the computation's first part
     assert second[6] == [100_000]
-    assert 5 in second
+    assert second[5] == [b"\1\2"]
 
     attributes: dict[object, dict[int, list[object]]] = {}
     for attribute in all_reduce[10]:
