@@ -33,7 +33,7 @@ def import_file(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="GraphML, table of RTTs, or .clab.yml",
+            help="GraphML, table of RTTs, .clab.yml, or file of InfraGraph",
         ),
     ],
     out: Annotated[

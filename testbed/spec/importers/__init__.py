@@ -1,4 +1,4 @@
-"""Turn GraphML, tables of RTTs and files of containerlab into topology files.
+"""Turn GraphML, tables of RTTs, files of containerlab and InfraGraph into topology files.
 
 A reader turns a file into a `Draft`. `convert` turns the draft into a topology file, with a comment
 on the origin of the topology and the assumptions.
@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from testbed.core.errors import InputError, Place, reading
 from testbed.core.table_files import read_file
 from testbed.core.units import format_rate
-from testbed.spec.importers import containerlab, csv_table
+from testbed.spec import yaml_reader
+from testbed.spec.importers import containerlab, csv_table, infragraph
 from testbed.spec.importers.draft import Draft, ImportOptions, valid_name
 from testbed.spec.topology import Topology
 
@@ -21,7 +22,7 @@ __all__ = ["ImportOptions", "Imported", "convert"]
 
 COMMENT_COLUMNS = 118
 GRAPHML_SUFFIXES = (".graphml", ".xml")
-YAML_SUFFIXES = (".yml", ".yaml")
+YAML_SUFFIXES = (".yml", ".yaml", ".json")
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt")
 
 
@@ -33,7 +34,7 @@ class Imported(NamedTuple):
 
 
 def convert(path: Path, options: ImportOptions) -> Imported:
-    """Convert a GraphML file, a table or a file of containerlab to a topology.
+    """Convert a GraphML file, a table or a file of containerlab or InfraGraph to a topology.
 
     Args:
         path: The file.
@@ -60,7 +61,10 @@ def _read(path: Path, options: ImportOptions) -> Draft:
     content = read_file(path)
     suffix = path.suffix.lower()
     if suffix in YAML_SUFFIXES:
-        return containerlab.read(path, options)
+        source = yaml_reader.load(path)
+        if infragraph.is_infragraph(source):
+            return infragraph.read(path, source, options)
+        return containerlab.read(path, source, options)
 
     if suffix in GRAPHML_SUFFIXES:
         from testbed.spec.importers import graphml  # noqa: PLC0415 (networkx takes 0.15 s to import)
@@ -72,8 +76,8 @@ def _read(path: Path, options: ImportOptions) -> Draft:
     raise InputError(
         "unknown file extension",
         place=Place(path),
-        remedy="use .graphml or .xml for GraphML, .csv, .tsv or .txt for tables, and .clab.yml for "
-        "containerlab",
+        remedy="use .graphml or .xml for GraphML, .csv, .tsv or .txt for tables, .clab.yml for "
+        "containerlab, and .yaml or .json for InfraGraph",
     )
 
 
@@ -85,13 +89,16 @@ def _topology(draft: Draft, name: str, file: str, options: ImportOptions) -> Top
         link_defaults["rate"] = format_rate(options.rate)
     link_defaults.update(draft.defaults)
 
-    defaults: dict[str, Any] = {"datacenter": {"hosts": options.hosts}}
+    defaults: dict[str, Any] = {}
+    if draft.of_datacenters is None:
+        defaults["datacenter"] = {"hosts": options.hosts}
     if link_defaults:
         defaults["wan"] = link_defaults
 
     datacenters: dict[str, Any] = {}
     for datacenter, location in draft.datacenters.items():
-        datacenters[datacenter] = {} if location is None else {"location": location}
+        own = (draft.of_datacenters or {}).get(datacenter, {})
+        datacenters[datacenter] = own if location is None else {**own, "location": location}
 
     wan: list[dict[str, Any]] = []
     for link in draft.links:
@@ -110,7 +117,9 @@ def _topology(draft: Draft, name: str, file: str, options: ImportOptions) -> Top
 
 def _comment(draft: Draft, file: str, options: ImportOptions) -> str:
     """Return a comment on the origin of the topology, the assumptions and the omissions."""
-    assumed = [f"hosts: {options.hosts} in each datacenter, with the default NIC", *draft.assumed]
+    assumed = list(draft.assumed)
+    if draft.of_datacenters is None:
+        assumed.insert(0, f"hosts: {options.hosts} in each datacenter, with the default NIC")
     without_rate = sum(link.rate_assumed for link in draft.links)
     if without_rate:
         rate = format_rate(options.rate)

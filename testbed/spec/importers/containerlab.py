@@ -92,17 +92,17 @@ def is_containerlab(source: Section) -> bool:
     return isinstance(topology, Section) and isinstance(topology.get("nodes"), Section)
 
 
-def read(path: Path, options: ImportOptions) -> Draft:
+def read(path: Path, source: Section, options: ImportOptions) -> Draft:
     """Read the datacenters and links of a file of containerlab.
 
     Args:
         path: The file.
+        source: Its contents.
         options: Values that the file does not have.
 
     Raises:
         InputError: The file is not one of containerlab, or a link has no delay.
     """
-    source = yaml_reader.load(path)
     if not is_containerlab(source):
         what = "not a file of containerlab: topology.nodes is missing"
         remedy = "topology files of the testbed need no import"

@@ -69,6 +69,7 @@ class Draft:
         top: Other keys of the topology.
         notes: Omissions and changes.
         assumed: Assumptions in addition to the options.
+        of_datacenters: Settings of each datacenter by name; None if the file says nothing of hosts.
     """
 
     source: str
@@ -78,6 +79,7 @@ class Draft:
     top: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
+    of_datacenters: dict[str, dict[str, Any]] | None = None
 
 
 def check_number(path: Path, datacenters: int) -> None:

@@ -11,7 +11,7 @@ from testbed.core.errors import InputError
 from testbed.core.geo import distance_km, fibre_delay_ns
 from testbed.spec.importers import Imported, ImportOptions, convert
 from testbed.spec.importers.draft import valid_name
-from testbed.spec.topology import Topology
+from testbed.spec.topology import LeafSpine, Topology
 
 KEYS = """<?xml version="1.0" encoding="utf-8"?><graphml xmlns="http://graphml.graphdrawing.org/xmlns">
   <key attr.name="key" attr.type="int" for="edge" id="d39" />
@@ -716,3 +716,123 @@ def test_wrong_commands(words: list[str], message: str, tmp_path: Path) -> None:
         CliRunner().invoke(app, command, catch_exceptions=False)
 
     assert str(caught.value).replace(f"{tmp_path}/", "").startswith(message)
+
+
+# InfraGraph
+
+INFRAGRAPH = """
+name: clusters
+devices:
+  - name: server
+    components: [{name: xpu, count: 8, choice: xpu}, {name: nic, count: 2, choice: nic}]
+    links: [{name: pcie}]
+    edges: []
+  - name: switch
+    components: [{name: asic, count: 1, choice: switch}, {name: port, count: 16, choice: port}]
+    links: []
+    edges: []
+links:
+  - name: access
+    physical: {bandwidth: {gigabits_per_second: 100}, latency: {us: 2}}
+  - {name: up, physical: {bandwidth: {gigabytes_per_second: 6.25}}}
+  - {name: fibre, physical: {bandwidth: {gigabits_per_second: 400}, latency: {ms: 8.2}}}
+instances:
+  - {name: iowa, device: server, count: 4}
+  - {name: ohio, device: server, count: 2}
+  - {name: leaf, device: switch, count: 2}
+  - {name: spine, device: switch, count: 2}
+  - {name: tor, device: switch, count: 1}
+edges:
+  - ep1: {instance: 'iowa[0:2]', component: nic}
+    ep2: {instance: 'leaf[0]', component: 'port[0:4]'}
+    scheme: one2one
+    link: access
+  - ep1: {instance: 'iowa[2:]', component: nic}
+    ep2: {instance: 'leaf[1]', component: 'port[:4]'}
+    scheme: one2one
+    link: access
+  - ep1: {instance: leaf, component: 'port[8]'}
+    ep2: {instance: spine, component: 'port[0]'}
+    scheme: many2many
+    link: up
+  - ep1: {instance: ohio, component: 'nic[0]'}
+    ep2: {instance: tor, component: 'port[0:2]'}
+    scheme: one2one
+    link: access
+  - ep1: {instance: spine, component: 'port[15]'}
+    ep2: {instance: tor, component: 'port[14:16]'}
+    scheme: one2one
+    link: fibre
+"""
+
+
+def test_infragraph(tmp_path: Path) -> None:
+    """Two hosts with two cables of 100 Gbit/s on each of two leaves, with two uplinks of 50 Gbit/s:
+    400 to 100 Gbit/s. Two cables of 400 Gbit/s and 8.2 ms lead to the other datacenter.
+    """
+    path = tmp_path / "clusters.yaml"
+    path.write_text(INFRAGRAPH)
+    made = loaded(convert(path, ImportOptions()), tmp_path)
+    assert links(made) == {"iowa-ohio": (800, 800, 8.2, 8.2)}
+    iowa, ohio = (made.topology.datacenters[name] for name in ("iowa", "ohio"))
+    assert (iowa.hosts, ohio.hosts) == (4, 2)
+    assert iowa.nic is not None
+    assert ohio.nic is not None
+    assert (iowa.nic.rate, ohio.nic.rate) == (200 * 10**9, 100 * 10**9)
+    assert iowa.nic.delay == 2000
+    assert isinstance(iowa.fabric, LeafSpine)
+    assert (iowa.fabric.leaves, iowa.fabric.spines) == (2, 2)
+    assert iowa.fabric.oversubscription == 4
+    assert ohio.fabric == "switch"
+    assert "up to 2 cables of a host of iowa became one NIC" in comment(made)
+    assert "2 cables became one link: iowa-ohio" in comment(made)
+    assert "left out: what is inside of server" in comment(made)
+
+
+def test_annotated_sites_of_infragraph(tmp_path: Path) -> None:
+    """Annotations separate nodes that short links join; such links need --delay."""
+    text = INFRAGRAPH.replace("latency: {ms: 8.2}", "latency: {us: 1}")
+    lines = "\n".join(f"  {line}" for line in text.splitlines())
+    sites = {"iowa": "west", "leaf": "west", "spine[0:2]": "west", "ohio": "east", "tor.0": "east"}
+    nodes: list[str] = []
+    for name, site in sites.items():
+        attributes = f"[{{attribute: site, value: {site}}}]"
+        nodes.append(f"    - {{name: '{name}', attributes: {attributes}}}\n")
+    path = tmp_path / "sites.yaml"
+    annotations = f"annotations:\n  nodes:\n{''.join(nodes)}"
+    path.write_text(f"infrastructure:\n{lines}\n{annotations}")
+    made = loaded(convert(path, ImportOptions()), tmp_path)
+    assert links(made) == {"west-east": (800, 800, 0.001, 0.001)}
+
+
+def test_switches_in_no_regular_layers(tmp_path: Path) -> None:
+    """A leaf with one host fewer: the switches become one without limits, with a note."""
+    path = tmp_path / "clusters.yaml"
+    path.write_text(INFRAGRAPH.replace("'iowa[2:]'", "'iowa[3:]'"))
+    made = loaded(convert(path, ImportOptions()), tmp_path)
+    assert made.topology.datacenters["iowa"].hosts == 3
+    assert made.topology.datacenters["iowa"].fabric == "switch"
+    assert "4 switches of iowa became one without limits" in comment(made)
+    assert "left out because nothing connects them: iowa.2" in comment(made)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("device: switch, count: 1", "device: swich, count: 1", "unknown device 'swich'"),
+        ("'iowa[0:2]'", "'iowas[0:2]'", "edges.0.ep1.instance: unknown instance 'iowas'"),
+        ("'iowa[0:2]'", "'iowa[0:5]'", "'iowa[0:5]' is beyond the last of 4"),
+        ("'port[0:4]'", "'prt[0:4]'", "the device 'switch' has no component 'prt'"),
+        ("many2many", "ring", "edges.2.scheme: unknown scheme 'ring'"),
+        ("link: up", "link: upp", "edges.2.link: unknown link 'upp'"),
+        ("{us: 2}", "{us: fast}", "links.0.physical.latency.us: 'fast' is not a valid number"),
+        ("count: 4", "count: many", "'many' is not a valid count"),
+        ("name: ohio, device", "name: iowa, device", "the name 'iowa' is there twice"),
+    ],
+)
+def test_wrong_infragraph(old: str, new: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "clusters.yaml"
+    path.write_text(INFRAGRAPH.replace(old, new, 1))
+    with pytest.raises(InputError) as caught:
+        convert(path, ImportOptions())
+    assert message in str(caught.value)
