@@ -35,7 +35,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Part:
+class WorkPart:
     """A part of a work.
 
     Attributes:
@@ -51,7 +51,7 @@ class Part:
     after: tuple[int, ...]
 
 
-def observed_order(works: Sequence[Work], at_once_ns: int = AT_ONCE_NS) -> list[Part]:
+def observed_order(works: Sequence[Work], at_once_ns: int = AT_ONCE_NS) -> list[WorkPart]:
     """Return the parts of all works of a rank, in the order of their begins.
 
     Args:
@@ -59,7 +59,7 @@ def observed_order(works: Sequence[Work], at_once_ns: int = AT_ONCE_NS) -> list[
         at_once_ns: Time in ns after the end of one work within which another one follows directly.
     """
     pieces = sorted(_cut(works), key=lambda piece: (piece[1], piece[2], piece[0]))
-    parts: list[Part] = []
+    parts: list[WorkPart] = []
     ended = _Ended(at_once_ns)
     last_of_work: dict[int, int] = {}
     for number, (work, start_ns, end_ns) in enumerate(pieces):
@@ -73,7 +73,7 @@ def observed_order(works: Sequence[Work], at_once_ns: int = AT_ONCE_NS) -> list[
         ended.depend_on(after)
         ended.begin(number, end_ns)
         last_of_work[work] = number
-        parts.append(Part(work, start_ns, end_ns, tuple(sorted(after))))
+        parts.append(WorkPart(work, start_ns, end_ns, tuple(sorted(after))))
     return parts
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from testbed.core.units import UnitError, format_ranks, format_size
 
-from .programs import Item, Program
+from .programs import Program, ProgramItem
 from .trace import (
     BYTES,
     IN_PARTS,
@@ -22,6 +22,7 @@ from .trace import (
 
 SAME_SIZE = ("all_reduce", "all_gather", "reduce_scatter", "broadcast", "reduce")
 Groups = dict[str, tuple[int, ...]]
+Made = Sequence[Sequence[tuple[ProgramItem, Node]]]  # of each rank
 
 
 @dataclass
@@ -29,12 +30,14 @@ class _Member:
     """The collectives of a rank in a group."""
 
     rank: int
-    items: list[Item] = field(default_factory=list)
+    items: list[ProgramItem] = field(default_factory=list)
     communications: list[Communication] = field(default_factory=list)
 
 
 def group_ranks(
-    made: Sequence[Sequence[tuple[Item, Node]]], known: Mapping[str, tuple[int, ...]], ranks: int
+    made: Made,
+    known: Mapping[str, tuple[int, ...]],
+    ranks: int,
 ) -> Groups:
     """Return the ranks of each process group but that of all ranks, by name.
 
@@ -83,7 +86,9 @@ def group_ranks(
 
 
 def fill_in(
-    made: Sequence[Sequence[tuple[Item, Node]]], groups: Mapping[str, tuple[int, ...]], ranks: int
+    made: Made,
+    groups: Mapping[str, tuple[int, ...]],
+    ranks: int,
 ) -> list[Program]:
     """Return the programs with all operations filled in.
 
@@ -121,10 +126,13 @@ def fill_in(
     _check_messages(messages)
     for name, of_group in members.items():
         _check_group(name, of_group, groups.get(name, everyone), single=len(made) < ranks)
-    return [[item for item, _node in of_rank] for of_rank in made]
+    programs: list[Program] = []
+    for of_rank in made:
+        programs.append([item for item, _node in of_rank])
+    return programs
 
 
-def _fill_in_one(item: Item, communication: Communication, ranks: tuple[int, ...]) -> None:
+def _fill_in_one(item: ProgramItem, communication: Communication, ranks: tuple[int, ...]) -> None:
     """Set what an operation needs besides its place in the program."""
     size = communication.bytes
     if communication.is_part:
@@ -220,19 +228,19 @@ def _check_group(
         _complete(items, ranks, members, number)
 
 
-def _fit(item: Item, other: Item) -> bool:
+def _fit(item: ProgramItem, other: ProgramItem) -> bool:
     if item["op"] != other["op"] or (item["op"] in SAME_SIZE and item["bytes"] != other["bytes"]):
         return False
     return item.get("root") == other.get("root")
 
 
-def _text(item: Item) -> str:
+def _text(item: ProgramItem) -> str:
     text = item["op"] if not item["bytes"] else f"{item['op']} of {format_size(item['bytes'])}"
     return f"{text} from rank {item['root']}" if "root" in item else text
 
 
 def _complete(
-    items: Sequence[Item], ranks: tuple[int, ...], members: Sequence[_Member], number: int
+    items: Sequence[ProgramItem], ranks: tuple[int, ...], members: Sequence[_Member], number: int
 ) -> None:
     """Set what a rank learns from the others: the size of parts, and what others send to it."""
     op = items[0]["op"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from testbed.core.units import UnitError
 
-from .trace import MESSAGES, OPERATIONS, Communication, Node, Trace
+from .trace import MESSAGES, OPERATIONS, Communication, Node, RankTrace
 
 ENDING = ".et"
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # wire types of protobuf
@@ -54,7 +54,7 @@ class _Message:
     attributes: Mapping[str, Value]
 
 
-def read_chakra(path: Path) -> Trace:
+def read_chakra(path: Path) -> RankTrace:
     """Read the trace of a rank.
 
     Raises:
@@ -89,7 +89,7 @@ def read_chakra(path: Path) -> Trace:
             communication=_communication(path, message),
         )
         nodes.append(node)
-    return Trace(path, nodes)
+    return RankTrace(path, nodes)
 
 
 def _lane(message: _Message) -> str:

@@ -17,7 +17,7 @@ from testbed.core.units import UnitError
 
 from .kineto_gloo import GLOO_CALL, gloo_operations
 from .timed import Timed, in_observed_order, number_of, sizes_of_type
-from .trace import MESSAGES, OPERATIONS, ROOTED, Communication, Trace
+from .trace import MESSAGES, OPERATIONS, ROOTED, Communication, RankTrace
 
 ENDINGS = (".json", ".json.gz")
 GZIP = b"\x1f\x8b"
@@ -54,7 +54,7 @@ OPS = {
 Event = Mapping[str, Any]
 
 
-def read_kineto(path: Path) -> Trace:
+def read_kineto(path: Path) -> RankTrace:
     """Read the trace of a rank.
 
     Raises:
@@ -74,7 +74,7 @@ def read_kineto(path: Path) -> Trace:
         raise UnitError(f"the trace {path} has no collectives with their sizes", remedy)
 
     nodes = in_observed_order(operations, _computation(events, of_cpu=is_of_cpu), _steps(events))
-    return Trace(
+    return RankTrace(
         path,
         nodes,
         groups=groups,

@@ -28,7 +28,7 @@ from testbed.workers.lib.heap import populate_heap
 from testbed.workers.workload import RankContext
 
 from .operations import Operations
-from .programs import Item, Program
+from .programs import Program, ProgramItem
 
 RECORDS_ITSELF = True
 PHASE, TRAINING_PHASE = "script", "train"
@@ -195,16 +195,17 @@ def training_steps(program: Program, player: Player, unix_ns: int) -> Iterator[T
             items_of.setdefault(item["step"], []).append(number)
     if not items_of:
         items_of[0] = list(range(len(program)))
-    begins_ns = {
-        step: min(player.begins_ns[number] for number in numbers)
-        for step, numbers in items_of.items()
-    }
+    begins_ns: dict[int, int] = {}
+    for step, numbers in items_of.items():
+        begins_ns[step] = min(player.begins_ns[number] for number in numbers)
     in_order = sorted(begins_ns, key=lambda step: begins_ns[step])
     for place, step in enumerate(in_order):
         is_last = place == len(in_order) - 1
         end_ns = max(player.ends_ns) if is_last else begins_ns[in_order[place + 1]]
         spans = _spans(program, player, items_of[step])
-        edges = [unix_ns + time_ns for span in spans for time_ns in span]
+        edges: list[int] = []
+        for begin_ns, stop_ns in spans:
+            edges += [unix_ns + begin_ns, unix_ns + stop_ns]
         yield TrainingStep(
             step=step,
             start_ns=unix_ns + begins_ns[step],
@@ -229,5 +230,5 @@ def _spans(program: Program, player: Player, numbers: list[int]) -> list[list[in
     return spans
 
 
-def _is_computation(item: Item) -> bool:
+def _is_computation(item: ProgramItem) -> bool:
     return "compute_ns" in item

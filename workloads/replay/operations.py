@@ -14,7 +14,7 @@ from testbed.core.compat.torch_process_groups import reduce_scatter_single
 from testbed.workers import comm
 from testbed.workers.lib.folded import folded_tensor
 
-from .programs import Item, Program
+from .programs import Program, ProgramItem
 from .trace import MESSAGES
 
 ALIGNED = 8  # bytes of the largest item of a type
@@ -62,33 +62,33 @@ class Operations:
         self._input = folded_tensor(items, torch.int64)
         self._output = folded_tensor(items, torch.int64)
 
-    def start(self, item: Item) -> dist.Work | None:
+    def start(self, item: ProgramItem) -> dist.Work | None:
         """Start an operation, and return its work."""
         work: dist.Work | None = _STARTS[item["op"]](self, item)
         return work
 
-    def group(self, item: Item) -> dist.ProcessGroup | None:
+    def group(self, item: ProgramItem) -> dist.ProcessGroup | None:
         """Return the process group of an operation; None for all ranks."""
         return self._groups[item.get("group", "")]
 
-    def ranks(self, item: Item) -> Sequence[int]:
+    def ranks(self, item: ProgramItem) -> Sequence[int]:
         """Return the ranks of an operation."""
         return self._ranks[item.get("group", "")]
 
-    def whole(self, item: Item, *, output: bool = False) -> torch.Tensor:
+    def whole(self, item: ProgramItem, *, output: bool = False) -> torch.Tensor:
         """Return a buffer of an operation's size."""
         dtype = getattr(torch, item["dtype"])
         length = max(1, item["bytes"] // dtype.itemsize)
         return self._buffer(length, dtype, output=output)
 
-    def equal_parts(self, item: Item, *, output: bool = False) -> torch.Tensor:
+    def equal_parts(self, item: ProgramItem, *, output: bool = False) -> torch.Tensor:
         """Return a buffer of an operation's size, rounded to equal parts for all ranks."""
         dtype = getattr(torch, item["dtype"])
         count = len(self.ranks(item))
         length = max(1, item["bytes"] // dtype.itemsize // count)
         return self._buffer(count * length, dtype, output=output)
 
-    def in_parts(self, item: Item, *, output: bool = False) -> list[torch.Tensor]:
+    def in_parts(self, item: ProgramItem, *, output: bool = False) -> list[torch.Tensor]:
         """Return the part of each rank of such a buffer."""
         return list(self.equal_parts(item, output=output).chunk(len(self.ranks(item))))
 
@@ -96,28 +96,28 @@ class Operations:
         memory = (self._output if output else self._input).view(torch.uint8)
         return memory[: length * dtype.itemsize].view(dtype)
 
-    def is_root(self, item: Item) -> bool:
+    def is_root(self, item: ProgramItem) -> bool:
         """Return whether this rank is the root."""
         return item["root"] == dist.get_rank()
 
 
-def _all_reduce(operations: Operations, item: Item) -> Any:
+def _all_reduce(operations: Operations, item: ProgramItem) -> Any:
     return dist.all_reduce(operations.whole(item), group=operations.group(item), async_op=True)
 
 
-def _all_gather(operations: Operations, item: Item) -> Any:
+def _all_gather(operations: Operations, item: ProgramItem) -> Any:
     parts = operations.in_parts(item, output=True)
     own = operations.in_parts(item)[0]
     return dist.all_gather(parts, own, group=operations.group(item), async_op=True)
 
 
-def _reduce_scatter(operations: Operations, item: Item) -> Any:
+def _reduce_scatter(operations: Operations, item: ProgramItem) -> Any:
     own = operations.in_parts(item, output=True)[0]
     sent = operations.equal_parts(item)
     return reduce_scatter_single(own, sent, group=operations.group(item), async_op=True)
 
 
-def _all_to_all(operations: Operations, item: Item) -> Any:
+def _all_to_all(operations: Operations, item: ProgramItem) -> Any:
     group = operations.group(item)
     if "parts" not in item:
         sent = operations.equal_parts(item)
@@ -130,43 +130,43 @@ def _all_to_all(operations: Operations, item: Item) -> Any:
     return dist.all_to_all_single(received, sent, arriving, parts, group=group, async_op=True)
 
 
-def _broadcast(operations: Operations, item: Item) -> Any:
+def _broadcast(operations: Operations, item: ProgramItem) -> Any:
     return dist.broadcast(
         operations.whole(item), item["root"], group=operations.group(item), async_op=True
     )
 
 
-def _reduce(operations: Operations, item: Item) -> Any:
+def _reduce(operations: Operations, item: ProgramItem) -> Any:
     return dist.reduce(
         operations.whole(item), item["root"], group=operations.group(item), async_op=True
     )
 
 
-def _gather(operations: Operations, item: Item) -> Any:
+def _gather(operations: Operations, item: ProgramItem) -> Any:
     parts = operations.in_parts(item, output=True) if operations.is_root(item) else None
     own = operations.in_parts(item)[0]
     return dist.gather(own, parts, item["root"], group=operations.group(item), async_op=True)
 
 
-def _scatter(operations: Operations, item: Item) -> Any:
+def _scatter(operations: Operations, item: ProgramItem) -> Any:
     parts = operations.in_parts(item) if operations.is_root(item) else None
     own = operations.in_parts(item, output=True)[0]
     return dist.scatter(own, parts, item["root"], group=operations.group(item), async_op=True)
 
 
-def _barrier(operations: Operations, item: Item) -> Any:
+def _barrier(operations: Operations, item: ProgramItem) -> Any:
     return dist.barrier(group=operations.group(item), async_op=True)
 
 
-def _send(operations: Operations, item: Item) -> Any:
+def _send(operations: Operations, item: ProgramItem) -> Any:
     return dist.isend(operations.whole(item), item["peer"], tag=item["tag"])
 
 
-def _recv(operations: Operations, item: Item) -> Any:
+def _recv(operations: Operations, item: ProgramItem) -> Any:
     return dist.irecv(operations.whole(item, output=True), item["peer"], tag=item["tag"])
 
 
-_STARTS: Mapping[str, Callable[[Operations, Item], Any]] = {
+_STARTS: Mapping[str, Callable[[Operations, ProgramItem], Any]] = {
     "all_reduce": _all_reduce,
     "all_gather": _all_gather,
     "reduce_scatter": _reduce_scatter,

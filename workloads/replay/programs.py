@@ -13,12 +13,12 @@ from typing import TypedDict
 
 from testbed.core.units import UnitError
 
-from .trace import Node, Trace
+from .trace import Node, RankTrace
 
 MOST_ITEMS = 200_000  # of all programs of a run
 
 
-class Item(TypedDict, total=False):
+class ProgramItem(TypedDict, total=False):
     """Computation for `compute_ns`, or an operation.
 
     Attributes:
@@ -52,7 +52,7 @@ class Item(TypedDict, total=False):
     received: list[int]
 
 
-Program = list[Item]
+Program = list[ProgramItem]
 
 
 class _Step:
@@ -69,13 +69,15 @@ class _Step:
         return self.node.communication is None
 
 
-def begin_ns(trace: Trace) -> int:
+def begin_ns(trace: RankTrace) -> int:
     """Return the begin of a trace's first node; 0 if it has no times."""
     begins = [node.start_ns for node in trace.nodes if node.start_ns is not None]
     return min(begins, default=0)
 
 
-def make_program(trace: Trace, origin_ns: int, computation: float) -> list[tuple[Item, Node]]:
+def make_program(
+    trace: RankTrace, origin_ns: int, computation: float
+) -> list[tuple[ProgramItem, Node]]:
     """Return the items of a rank, each with the node that it comes from.
 
     Args:
@@ -86,9 +88,9 @@ def make_program(trace: Trace, origin_ns: int, computation: float) -> list[tuple
     steps = _in_lanes(trace)
     _set_pauses(steps, origin_ns)
     kept = _joined(steps)
-    items: list[tuple[Item, Node]] = []
+    items: list[tuple[ProgramItem, Node]] = []
     for step in kept:
-        item: Item = {"after": sorted(step.after)}
+        item: ProgramItem = {"after": sorted(step.after)}
         if step.pause_ns:
             item["pause_ns"] = round(step.pause_ns * computation)
         if step.is_computation:
@@ -99,7 +101,7 @@ def make_program(trace: Trace, origin_ns: int, computation: float) -> list[tuple
     return items
 
 
-def check_size(programs: Mapping[str, Sequence[Item]]) -> None:
+def check_size(programs: Mapping[str, Sequence[ProgramItem]]) -> None:
     """Raise UnitError if the programs are too long for a plan."""
     total = sum(len(program) for program in programs.values())
     if total > MOST_ITEMS:
@@ -109,7 +111,7 @@ def check_size(programs: Mapping[str, Sequence[Item]]) -> None:
         )
 
 
-def _in_lanes(trace: Trace) -> list[_Step]:
+def _in_lanes(trace: RankTrace) -> list[_Step]:
     """Return the nodes in an order that obeys what they wait for, each after its lane's last."""
     order = _sorted(trace)
     places = {number: place for place, number in enumerate(order)}
@@ -130,7 +132,7 @@ def _in_lanes(trace: Trace) -> list[_Step]:
     return steps
 
 
-def _sorted(trace: Trace) -> list[int]:
+def _sorted(trace: RankTrace) -> list[int]:
     """Return the numbers of the nodes, the earliest first of those that wait for nothing.
 
     Older converters of Chakra write nodes that wait for each other in a circle. Of these, the first

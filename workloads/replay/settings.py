@@ -13,7 +13,7 @@ from testbed.core.units import UnitError
 from testbed.spec.workload import Workload
 from testbed.workers import comm
 
-from .programs import Item
+from .programs import ProgramItem
 from .trace import MESSAGES
 from .trace_set import load_programs, trace_files
 
@@ -95,7 +95,7 @@ class Replay(Workload):
         longest = max(len(program) for program in self._loaded(ranks)["programs"])
         return BUFFERS + sum(sorted(sizes)[-AT_ONCE:]) + longest * ITEM_MEMORY
 
-    def _items(self, ranks: int) -> Iterator[Item]:
+    def _items(self, ranks: int) -> Iterator[ProgramItem]:
         for program in self._loaded(ranks)["programs"]:
             yield from program
 
@@ -114,5 +114,5 @@ def _load(trace: str, ranks: int, computation: float, version: Version) -> Mappi
     return load_programs(trace, ranks, computation)
 
 
-def _pause_ns(item: Item) -> int:
+def _pause_ns(item: ProgramItem) -> int:
     return max(item.get("compute_ns", 0), item.get("pause_ns", 0))

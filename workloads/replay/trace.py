@@ -75,7 +75,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Trace:
+class RankTrace:
     """What one rank did.
 
     Attributes:

@@ -12,7 +12,7 @@ from testbed.core.units import UnitError
 from . import chakra_files, kineto_files
 from .agreement import fill_in, group_ranks
 from .programs import begin_ns, check_size, make_program
-from .trace import Trace
+from .trace import RankTrace
 
 ENDINGS = (chakra_files.ENDING, *kineto_files.ENDINGS)
 _RANK = re.compile(r"rank[-_.]?(\d+)", re.IGNORECASE)
@@ -45,7 +45,7 @@ def trace_files(pattern: str) -> list[Path]:
     return files
 
 
-def read_trace(path: Path) -> Trace:
+def read_trace(path: Path) -> RankTrace:
     """Read a trace of Chakra or of PyTorch's profiler.
 
     Raises:
@@ -95,7 +95,7 @@ def load_programs(pattern: str, ranks: int, computation: float) -> Mapping[str, 
     return {"programs": programs, "groups": {name: list(of) for name, of in groups.items()}}
 
 
-def _by_rank(traces: list[Trace], ranks: int) -> list[Trace]:
+def _by_rank(traces: list[RankTrace], ranks: int) -> list[RankTrace]:
     """Return the traces in the order of their ranks.
 
     Raises:
@@ -110,7 +110,7 @@ def _by_rank(traces: list[Trace], ranks: int) -> list[Trace]:
     if len(traces) == 1:
         return traces
 
-    numbers: dict[int, Trace] = {}
+    numbers: dict[int, RankTrace] = {}
     for trace in traces:
         rank = trace.rank if trace.rank is not None else _rank_in_name(trace.path)
         if rank in numbers:

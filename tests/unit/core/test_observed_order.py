@@ -28,7 +28,10 @@ def test_an_operation_waits_for_the_computation_before_it_begins() -> None:
 def test_computation_does_not_wait_for_what_ends_in_the_background() -> None:
     """The operation from 20 to 40 ends while computation goes on, which is cut at 60."""
     parts = order((0, 100, True), (20, 40, False), (60, 70, False))
-    waited = [[parts[number][0] for number in part[3]] for part in parts if part[0] == 0]
+    waited: list[list[int]] = []
+    for work, _begin, _end, after in parts:
+        if work == 0:
+            waited.append([parts[number][0] for number in after])
     assert waited == [[], [0], [0]]
 
 
