@@ -1199,6 +1199,7 @@ def find(
     between: Sequence[Any] = (),
     precision: Any = None,
     for_each: Mapping[str, Sequence[Any]] | None = None,
+    repeats: int | None = None,
     out: str | Path | None = None,
     jobs: int | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -1218,7 +1219,7 @@ def find(
 
     Args:
         asked: ``least KEY`` or ``largest KEY``, such as ``least wan.iowa-ohio.rate``. Or an
-            experiment with ``find``: a path, or the contents of such a file as a dict. The four
+            experiment with ``find``: a path, or the contents of such a file as a dict. The five
             arguments after `workload` are for questions in words.
         topology: Topology of all points, as for `run`; None: the experiment's.
         workload: Name of a preset, or path of a file; for a question in words.
@@ -1227,6 +1228,7 @@ def find(
         between: Least and largest value to try.
         precision: Ratio of neighbouring values as a percentage, or their difference; None: 5 %.
         for_each: Values of further keys; a search for each combination.
+        repeats: Runs of each value, with different seeds, whose medians decide; None: 1.
         out: The folder; None: ``results/find-<name>``.
         jobs: Number of guests that run in parallel; None: as many as CPUs and memory allow.
         settings: Values to change, as for `sweep`.
@@ -1272,6 +1274,7 @@ def find(
             between=between,
             precision=precision,
             for_each=for_each,
+            repeats=repeats,
         )
         if topology is None:
             raise InputError("a question needs a topology", place=Place("topology"))

@@ -110,6 +110,14 @@ ForOption = Annotated[
         help="search separately for each value; may be repeated: a search for each combination",
     ),
 ]
+RepeatsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="runs of each value, with different seeds; their medians decide \\[default: 1]",
+    ),
+]
 OutOption = Annotated[
     Path | None,
     typer.Option(
@@ -132,6 +140,7 @@ def find(
     between: BetweenOption = None,
     precision: PrecisionOption = None,
     for_each: ForOption = [],  # noqa: B006
+    repeats: RepeatsOption = None,
     sets: Annotated[list[str], set_option(SWEEP_TARGETS)] = [],  # noqa: B006
     out: OutOption = None,
     jobs: JobsOption = "auto",
@@ -152,7 +161,7 @@ def find(
     again to resume.
     """
     overrides = parse_overrides(sets, SWEEP_TARGETS)
-    words = _Words(asked, topology, workload, such_that, between, precision, for_each)
+    words = _Words(asked, topology, workload, such_that, between, precision, for_each, repeats)
     experiment = _experiment(words, overrides["experiment"])
     changes = changes_of_points(overrides, given)
     job_count = parse_jobs(jobs)
@@ -196,6 +205,7 @@ class _Words:
     between: tuple[str, str] | None
     precision: str | None
     for_each: list[str]
+    repeats: int | None
 
 
 def _experiment(words: _Words, overrides: list[Override]) -> Experiment:
@@ -230,6 +240,7 @@ def _experiment(words: _Words, overrides: list[Override]) -> Experiment:
         between=[parse(value, "--between") for value in words.between],
         precision=words.precision,
         for_each=_values_by_key(words.for_each),
+        repeats=words.repeats,
     )
     return Experiment.from_mapping(mapping, overrides)
 
@@ -246,6 +257,7 @@ def _refuse_words(words: _Words) -> None:
         "--between": words.between is not None,
         "--precision": words.precision is not None,
         "--for": bool(words.for_each),
+        "--repeats": words.repeats is not None,
     }
     for name, is_given in given.items():
         if is_given:
@@ -295,7 +307,7 @@ def _extent(block: FindBlock, searches: int) -> str:
         most = searches * block.runs
         return f"{searches} searches among {combinations} combinations, at most {most} runs"
     values = [value_text(value) for value in block.candidates]
-    most = searches * most_questions(len(values), block.probes)
+    most = searches * block.repeats * most_questions(len(values), block.probes)
     return (
         f"{searches} searches among {len(values)} values from {values[0]} to {values[-1]}, "
         f"at most {most} runs if the condition turns once"

@@ -494,12 +494,18 @@ class Experiment(Strict):
                 name = point_name(sweep.name, scope, shown, shown_repeat)
                 yield Point(name=name, values=values, shown=shown, repeat=repeat)
 
-    def point_of(self, values: Mapping[str, Any]) -> Point:
-        """Return the point with these values of all keys that differ between points."""
+    def point_of(self, values: Mapping[str, Any], repeat: int = 0) -> Point:
+        """Return the point with these values of all keys that differ between points.
+
+        Args:
+            values: Values by key.
+            repeat: Number of the repeat, from 0; each has a different seed.
+        """
+        repeated = self.find is not None and self.find.repeats > 1
         names = short_names(list(values))
         shown = {names[key]: value for key, value in values.items()}
-        name = point_name(None, {**values, **shown}, shown, None)
-        return Point(name=name, values=values, shown=shown)
+        name = point_name(None, {**values, **shown}, shown, repeat if repeated else None)
+        return Point(name=name, values=values, shown=shown, repeat=repeat)
 
     def _meets(self, conditions: Sequence[Condition], scope: Mapping[str, Any]) -> bool:
         try:

@@ -83,7 +83,10 @@ class FindBlock(Strict):
     probes: int = Field(
         1, ge=0, strict=True, description="further runs of a search, outside its answer"
     )
-    runs: Count = Field(30, description="largest number of runs of a search")
+    repeats: Count = Field(
+        1, description="runs of each value with different seeds; their medians decide"
+    )
+    runs: Count = Field(30, description="largest number of runs of a search, with repeats")
 
     @property
     def goal(self) -> Goal:
@@ -103,6 +106,11 @@ class FindBlock(Strict):
         if self.is_optimisation:
             return {("over", key): key for key in self.over}
         return {(self.goal,): self.key}
+
+    @property
+    def most_points(self) -> int:
+        """Largest number of values, or combinations of values, that a search may try."""
+        return self.runs // self.repeats
 
     @property
     def objective(self) -> Objective:
@@ -165,6 +173,10 @@ class FindBlock(Strict):
         for key in self.sought.values():
             if key in self.for_:
                 yield Mistake(("for", key), f"{key} is the value that is sought")
+        least = self.repeats if self.is_optimisation else 2 * self.repeats
+        if self.repeats > 1 and self.runs < least:
+            what = f"runs: {self.runs} is less than {least}, which {self.repeats} repeats need"
+            yield Mistake(("runs",), what)
         if not self.is_optimisation:
             for name in ("over", "define"):
                 if getattr(self, name):

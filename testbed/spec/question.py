@@ -12,6 +12,7 @@ from testbed.spec.find import SUCH_THAT
 from testbed.spec.full_keys import full_keys
 
 GOALS = ("least", "largest")
+POSITIONS = 30  # largest number of values that a search tries
 
 
 def is_question(text: str) -> bool:
@@ -29,6 +30,7 @@ def question(
     between: Sequence[Any],
     precision: Any = None,
     for_each: Mapping[str, Sequence[Any]] | None = None,
+    repeats: int | None = None,
 ) -> dict[str, Any]:
     """Return the contents of an experiment file that asks a question.
 
@@ -40,6 +42,7 @@ def question(
         between: Least and largest value to try.
         precision: Ratio or difference of neighbouring values; None: 5 %.
         for_each: Values of further keys; a search for each combination.
+        repeats: Runs of each value, with different seeds; None: 1.
 
     Raises:
         InputError: The text is not a goal and a key.
@@ -54,6 +57,9 @@ def question(
     find["between"] = list(between)
     if precision is not None:
         find["precision"] = precision
+    if repeats is not None:
+        find["repeats"] = repeats
+        find["runs"] = repeats * POSITIONS
     if for_each:
         find["for"] = {full_key(name): list(values) for name, values in for_each.items()}
 

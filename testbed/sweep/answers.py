@@ -40,6 +40,10 @@ class Answer(BaseModel):
         beyond: The nearest value that does not meet the conditions, as written; null: none.
         figures: Figures of the conditions at `value`, in the units of the sweep's table.
         figures_beyond: Figures of the conditions at `beyond`.
+        repeats: Number of runs of each value, with different seeds; figures are their medians.
+        spread: Least and largest value of each figure among the runs at `value`, if there are
+            several.
+        spread_beyond: The same at `beyond`.
         runs: Number of runs that the search needed, those included that other searches need, too.
         monotone: Whether no value beyond `beyond` was seen to meet the conditions.
         notes: Reasons to distrust the answer, for people.
@@ -58,6 +62,9 @@ class Answer(BaseModel):
     beyond: Any = None
     figures: dict[str, float | None] = {}
     figures_beyond: dict[str, float | None] = {}
+    repeats: int = 1
+    spread: dict[str, list[float]] = {}
+    spread_beyond: dict[str, list[float]] = {}
     runs: int = 0
     monotone: bool = True
     notes: list[str] = []
@@ -78,15 +85,15 @@ class Answer(BaseModel):
         if self.goal in GOAL_WORDS:
             return self._outcome_of_expression()
         value, beyond = value_text(self.value), value_text(self.beyond)
-        there = figures_text(self.figures)
+        there = figures_text(self.figures, self.spread)
+        not_there = figures_text(self.figures_beyond, self.spread_beyond)
         if self.state == "found":
-            return f"is {value}: {there} there, {figures_text(self.figures_beyond)} at {beyond}"
+            return f"is {value}: {there} there, {not_there} at {beyond}"
         if self.state == "everywhere":
             bound = "at most" if self.goal == "least" else "at least"
             return f"is {bound} {value}, the end of the values to try: {there} there"
         if self.state == "nowhere":
-            there = figures_text(self.figures_beyond)
-            return f"does not exist: {there} at {beyond}, the end of the values to try"
+            return f"does not exist: {not_there} at {beyond}, the end of the values to try"
         if self.state == "open" and self.value is not None and self.beyond is not None:
             return f"lies between {beyond} and {value}: the limit of runs was reached"
         return "is not known"
@@ -160,9 +167,9 @@ def answer_row(answer: Answer) -> dict[str, str]:
         row["state"] = answer.state
         return row
     row[f"{answer.goal} {answer.name}"] = _value(answer.value)
-    row["figures"] = figures_text(answer.figures) if answer.figures else "-"
+    row["figures"] = figures_text(answer.figures, answer.spread) or "-"
     row["not at"] = _value(answer.beyond)
-    row["figures there"] = figures_text(answer.figures_beyond) if answer.figures_beyond else "-"
+    row["figures there"] = figures_text(answer.figures_beyond, answer.spread_beyond) or "-"
     row["runs"] = str(answer.runs)
     row["state"] = answer.state if answer.monotone else f"{answer.state}, NOT MONOTONE"
     return row
@@ -182,19 +189,33 @@ def answer_record(answer: Answer) -> dict[str, Any]:
         record[name] = value
     for name, value in answer.figures_beyond.items():
         record[f"{name}_beyond"] = value
+    for place, spread in (("", answer.spread), ("_beyond", answer.spread_beyond)):
+        for name, (least, largest) in spread.items():
+            record[f"{name}{place}_least"], record[f"{name}{place}_largest"] = least, largest
     record["runs"] = answer.runs
     record["monotone"] = answer.monotone
     record["notes"] = "; ".join(answer.notes)
     return record
 
 
-def figures_text(figures: Mapping[str, float | None]) -> str:
-    """Return figures with their names and units, such as ``utilisation 90.4 %``."""
+def figures_text(
+    figures: Mapping[str, float | None], spread: Mapping[str, Sequence[float]] | None = None
+) -> str:
+    """Return figures with their names and units, such as ``utilisation 90.4 % (89.9 % to 91 %)``.
+
+    Args:
+        figures: Values by name.
+        spread: Least and largest value of several runs, by name.
+    """
     known = run_figures()
     texts: list[str] = []
     for name, value in figures.items():
         figure = known.get(name, RunFigure(name))  # a file of another version may have others
-        texts.append(f"{name} {figure.text(value)}")
+        text = f"{name} {figure.text(value)}"
+        if spread and len(spread.get(name, ())) == 2:
+            least, largest = spread[name]
+            text += f" ({figure.text(least)} to {figure.text(largest)})"
+        texts.append(text)
     return ", ".join(texts)
 
 

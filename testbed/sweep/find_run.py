@@ -18,7 +18,7 @@ from testbed.spec.overrides import Override
 from testbed.spec.short_names import short_names
 from testbed.sweep.answers import Answer, FindResult, write_answers
 from testbed.sweep.folder import SweepDir
-from testbed.sweep.outcome_of_point import PointOutcome
+from testbed.sweep.outcome_of_point import PointOutcome, median_outcome
 from testbed.sweep.point_record import PointRecord, read_point_record
 from testbed.sweep.points import PlannedPoint, PointPlanner
 from testbed.sweep.progress import ShowSweep
@@ -26,22 +26,24 @@ from testbed.sweep.scheduler import Scheduler
 from testbed.sweep.search import AnySearch, searches_of
 from testbed.sweep.sweep_run import CLUSTER_MEMORY, SweepRun, not_done
 
-PlanPoint = Callable[[Mapping[str, Any]], PlannedPoint]
+PlanPoint = Callable[[Mapping[str, Any], int], PlannedPoint]
 
 
 class Searches:
     """Chooses the points of all searches; searches share points with equal plans."""
 
-    def __init__(self, searches: Sequence[AnySearch], plan: PlanPoint) -> None:
+    def __init__(self, searches: Sequence[AnySearch], plan: PlanPoint, repeats: int = 1) -> None:
         """Choose points.
 
         Args:
             searches: The searches, none of them begun.
-            plan: Returns the planned point for the values of all keys.
+            plan: Returns the planned point for the values of all keys and the number of a repeat.
+            repeats: Number of runs of each position, with different seeds.
         """
         self._searches = searches
         self._plan = plan
-        self._planned: dict[str, PlannedPoint] = {}  # by the values of the point
+        self._repeats = repeats
+        self._planned: dict[str, PlannedPoint] = {}  # by the values and the repeat
         self._askers: dict[str, list[tuple[AnySearch, int]]] = {}  # by the point's identity
         self._outcomes: dict[str, PointOutcome] = {}
         self._asked: dict[str, PlannedPoint] = {}
@@ -65,7 +67,7 @@ class Searches:
         self._outcomes[point.identity] = outcome
         searches: list[AnySearch] = []
         for search, position in self._askers.pop(point.identity, []):
-            search.take(position, outcome)
+            self._take(search, position)
             searches.append(search)
         return self._advance(searches)
 
@@ -94,20 +96,36 @@ class Searches:
         return new
 
     def _request(self, search: AnySearch, position: int) -> list[PlannedPoint]:
-        point = self._point(search.values_at(position))
-        is_new = point.identity not in self._asked
-        self._asked.setdefault(point.identity, point)
-        if point.identity in self._outcomes:
-            search.take(position, self._outcomes[point.identity])
-            return []
-        self._askers.setdefault(point.identity, []).append((search, position))
-        return [point] if is_new else []
+        """Return the points of a position that were not returned before."""
+        new: list[PlannedPoint] = []
+        points = self._points(search, position)
+        for identity, point in points.items():
+            if identity not in self._asked:
+                new.append(point)
+            self._asked.setdefault(identity, point)
+            if identity not in self._outcomes:
+                self._askers.setdefault(identity, []).append((search, position))
+        if points.keys() <= self._outcomes.keys():
+            self._take(search, position)
+        return new
 
-    def _point(self, values: Mapping[str, Any]) -> PlannedPoint:
-        key = repr(values)
-        if key not in self._planned:
-            self._planned[key] = self._plan(values)
-        return self._planned[key]
+    def _take(self, search: AnySearch, position: int) -> None:
+        """Give a search the outcome of a position, if all its runs have one."""
+        identities = self._points(search, position)
+        if identities.keys() <= self._outcomes.keys():
+            outcomes = [self._outcomes[identity] for identity in identities]
+            search.take(position, median_outcome(outcomes))
+
+    def _points(self, search: AnySearch, position: int) -> dict[str, PlannedPoint]:
+        """Return the runs of a position by their identity; equal plans are one run."""
+        values = search.values_at(position)
+        points: dict[str, PlannedPoint] = {}
+        for repeat in range(self._repeats):
+            key = f"{values!r} {repeat}"
+            if key not in self._planned:
+                self._planned[key] = self._plan(values, repeat)
+            points[self._planned[key].identity] = self._planned[key]
+        return points
 
 
 def find_planner(
@@ -140,10 +158,12 @@ def new_finder(experiment: Experiment, planner: PointPlanner) -> Searches:
         planner: The planner of its points.
     """
 
-    def plan(values: Mapping[str, Any]) -> PlannedPoint:
-        return planner.plan(experiment.point_of(values))
+    assert experiment.find is not None
 
-    return Searches(searches_of(experiment), plan)
+    def plan(values: Mapping[str, Any], repeat: int) -> PlannedPoint:
+        return planner.plan(experiment.point_of(values, repeat))
+
+    return Searches(searches_of(experiment), plan, experiment.find.repeats)
 
 
 @dataclass(frozen=True)

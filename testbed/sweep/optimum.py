@@ -64,7 +64,7 @@ class Optimum:
         """Return the next positions to run; empty while runs are missing, and at the end."""
         if len(self._outcomes) < len(self._trials):
             return []
-        number = min(self._block.at_once, self._block.runs - len(self._trials))
+        number = min(self._block.at_once, self._block.most_points - len(self._trials))
         distributions: dict[str, Any] = {}
         for key, choices in self._choices.items():
             distributions[self._short[key]] = _distribution(choices)
@@ -136,12 +136,13 @@ class Optimum:
             value=None if position is None else self._best[position],
             best=best,
             figures=figures,
-            runs=len(distinct),
+            repeats=self._block.repeats,
+            runs=len(distinct) * self._block.repeats,
             notes=self._notes(),
         )
 
     def _state(self) -> State:
-        if len(self._outcomes) < self._block.runs:
+        if len(self._outcomes) < self._block.most_points:
             return "open"
         if self._best:
             return "found"

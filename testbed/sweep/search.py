@@ -39,7 +39,7 @@ class Search:
         self._candidates = block.candidates
         if block.goal == "largest":
             self._candidates.reverse()  # from values that should not hold to those that should
-        self._bisection = Bisection(len(self._candidates), block.probes, block.runs)
+        self._bisection = Bisection(len(self._candidates), block.probes, block.most_points)
         self._outcomes: dict[int, PointOutcome] = {}
         self._problem = ""
 
@@ -79,7 +79,10 @@ class Search:
             beyond=self._value(bisection.before),
             figures=self._figures(bisection.first),
             figures_beyond=self._figures(bisection.before),
-            runs=len(self._outcomes),
+            repeats=self._block.repeats,
+            spread=self._spread(bisection.first),
+            spread_beyond=self._spread(bisection.before),
+            runs=sum(max(1, len(outcome.repeats)) for outcome in self._outcomes.values()),
             monotone=bisection.is_monotone,
             notes=self._notes(),
         )
@@ -98,8 +101,26 @@ class Search:
         return "found"
 
     def _holds(self, outcome: PointOutcome) -> bool:
-        values = measures(run_figures(), outcome.row)
+        return self._holds_of(outcome.row)
+
+    def _holds_of(self, row: Mapping[str, Any]) -> bool:
+        values = measures(run_figures(), row)
         return all(condition(values) for condition in self._conditions)
+
+    def _within_noise(self) -> list[str]:
+        """Return a note if runs at the ends of the bracket do not agree with their median."""
+        texts: list[str] = []
+        for position in (self._bisection.first, self._bisection.before):
+            rows = () if position is None else self._outcomes[position].repeats
+            try:
+                holds = [self._holds_of(row) for row in rows]
+            except UnitError:
+                continue
+            if len(set(holds)) > 1:
+                texts.append(f"in {sum(holds)} of {len(holds)} runs at {self._text(position)}")
+        if not texts:
+            return []
+        return [f"WITHIN THE NOISE: the condition holds {' and '.join(texts)}"]
 
     def _missing_figure(self, outcome: PointOutcome) -> str:
         """Return the problem of a run that lacks a figure of the conditions; empty without one."""
@@ -124,8 +145,8 @@ class Search:
     def _value(self, position: int | None) -> Any:
         return None if position is None else self._candidates[position]
 
-    def _text(self, position: int) -> str:
-        return value_text(self._candidates[position])
+    def _text(self, position: int | None) -> str:
+        return "" if position is None else value_text(self._candidates[position])
 
     def _figures(self, position: int | None) -> dict[str, float | None]:
         if position is None:
@@ -134,8 +155,20 @@ class Search:
         row = self._outcomes[position].row
         return {name: row.get(figures[name].column) for name in self.names}
 
+    def _spread(self, position: int | None) -> dict[str, list[float]]:
+        """Return the least and the largest value of each figure among the runs at a position."""
+        spread: dict[str, list[float]] = {}
+        rows = () if position is None else self._outcomes[position].repeats
+        for name in self.names:
+            column = run_figures()[name].column
+            values = [float(row[column]) for row in rows if row.get(column) is not None]
+            if values:
+                spread[name] = [min(values), max(values)]
+        return spread
+
     def _notes(self) -> list[str]:
         notes = [self._problem] if self._problem else []
+        notes += self._within_noise()
         notes += self._turns_of_condition()
         for name in self.names:
             notes += self._turns_of_figure(name)

@@ -42,9 +42,12 @@ def rises_twice(rate_bps: float) -> float:
 class ArithmeticExecutor:
     """Ends each attempt at once with a run folder that holds a computed time."""
 
-    def __init__(self, folder: SweepDir, time_of: TimeOf) -> None:
+    def __init__(
+        self, folder: SweepDir, time_of: TimeOf, factors: Sequence[float] = (1.0,)
+    ) -> None:
         self.folder = folder
         self.time_of = time_of
+        self.factors = factors  # on the time of each repeat
         self.ran: list[str] = []
         self.most_at_once = 0
         self._in_flight: list[Attempt] = []
@@ -68,7 +71,8 @@ class ArithmeticExecutor:
         seconds = self.time_of(parse_rate(point.point.values[RATE]))
         state = "failed" if seconds is None else "completed"
         write_status(run.status, Status(state="completed"))
-        write_summary(run.summary, Summary(collectives=[row(seconds or 0.0)]))
+        factor = self.factors[point.point.repeat]
+        write_summary(run.summary, Summary(collectives=[row(factor * (seconds or 0.0))]))
         record = PointRecord(
             identity=point.identity,
             name=point.name,
@@ -117,8 +121,9 @@ def carry_out(
     asked: Experiment,
     monkeypatch: pytest.MonkeyPatch,
     time_of: TimeOf = time_s,
+    factors: Sequence[float] = (1.0,),
 ) -> tuple[list[Answer], ArithmeticExecutor]:
-    executor = ArithmeticExecutor(folder, time_of)
+    executor = ArithmeticExecutor(folder, time_of, factors)
     monkeypatch.setattr(FindRun, "new_executor", lambda self: executor)
     monkeypatch.setattr("testbed.sweep.sweep_run.write_outputs_in_fork", write_outputs)
     finder = new_finder(asked, PointPlanner(asked, {"testbed": "1"}, [], None))
@@ -302,3 +307,61 @@ def test_answers_of_a_strange_file(folder: SweepDir) -> None:
     folder.answers.write_text("[]")
     with pytest.raises(InputError, match="is damaged, or written by another version"):
         str(testbed.open_find(folder.path))
+
+
+def test_medians_of_repeats_decide(folder: SweepDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five runs of each value; two of them take 3 and 9 times as long. The median is that of a
+    single run, so the answer is the same, in five times as many runs.
+    """
+    single, _executor = carry_out(folder, experiment(), monkeypatch)
+    other = SweepDir.create(folder.path.parent / "repeated")
+    asked = experiment(repeats=5, runs=100)
+    factors = (9.0, 1.0, 1.001, 0.999, 3.0)
+    (answer,), executor = carry_out(other, asked, monkeypatch, factors=factors)
+    assert answer.value == single[0].value
+    assert answer.beyond == single[0].beyond
+    assert (answer.repeats, answer.runs) == (5, 5 * single[0].runs)
+    assert len(executor.ran) == len(set(executor.ran)) == answer.runs
+    figure, expected = answer.figures["time"], 1.001 * 1e6 * time_s(parse_rate(answer.value))
+    assert figure == pytest.approx(expected)
+    least, largest = answer.spread["time"]
+    assert (least, largest) == pytest.approx((expected / 1.001 * 0.999, expected / 1.001 * 9))
+    assert "ms to" in answer.sentence()
+
+
+def test_a_bracket_within_the_noise(folder: SweepDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times differ by 10 %, and neighbouring rates are 5 % apart: runs at both ends disagree."""
+    asked = experiment(repeats=3, runs=90)
+    (answer,), _executor = carry_out(folder, asked, monkeypatch, factors=(0.9, 1.0, 1.1))
+    assert answer.state == "found"
+    (note,) = answer.notes
+    assert note == (
+        f"WITHIN THE NOISE: the condition holds in 2 of 3 runs at {answer.value} and in 1 of 3 "
+        f"runs at {answer.beyond}"
+    )
+
+
+def test_a_bracket_outside_the_noise(folder: SweepDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the rates of the bracket, times differ by 5 % of a half, and repeats by a thousandth."""
+    asked = experiment(repeats=3, runs=90)
+    (answer,), _executor = carry_out(folder, asked, monkeypatch, factors=(0.999, 1.0, 1.001))
+    assert answer.notes == []
+
+
+def test_a_limit_of_runs_counts_repeats(folder: SweepDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = experiment(repeats=3, runs=14)
+    (answer,), executor = carry_out(folder, asked, monkeypatch, factors=(1.0, 1.0, 1.0))
+    assert (answer.state, answer.runs, len(executor.ran)) == ("open", 12, 12)
+
+
+def test_repeats_resume(folder: SweepDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = experiment(repeats=2, runs=60)
+    first, _executor = carry_out(folder, asked, monkeypatch, factors=(1.0, 1.2))
+    again, executor = carry_out(folder, asked, monkeypatch, factors=(1.0, 1.2))
+    assert executor.ran == []
+    assert again == first
+
+
+def test_too_few_runs_for_repeats() -> None:
+    with pytest.raises(InputError, match="runs: 7 is less than 8, which 4 repeats need"):
+        experiment(repeats=4, runs=7)
