@@ -1,10 +1,10 @@
 """Files of InfraGraph: devices, instances of them, and edges between their components.
 
-An instance whose device has a CPU or an accelerator is a host, any other is a switch. Hosts and
-switches that short links join are a datacenter: a link with a latency of 100 us or more, or between
-nodes with different annotations `datacenter`, `site` or `region`, is a WAN link. A host has one NIC
-with the sum of its links' rates. Switches in two regular layers are a leaf-spine fabric; other
-switches of a datacenter become one switch without limits.
+An instance whose device has an accelerator, or NICs and no ports, is a host, any other is a switch.
+Hosts and switches that short links join are a datacenter: a link with a latency of 100 us or more,
+or between nodes with different annotations `datacenter`, `site` or `region`, is a WAN link. A host
+has one NIC with the sum of its links' rates. Switches in two regular layers are a leaf-spine
+fabric; other switches of a datacenter become one switch without limits.
 """
 
 from __future__ import annotations
@@ -180,6 +180,11 @@ class _Reader:
             settings["nic"] = nic
         fabric = leaf_spine(set(hosts), switches, [(edge.ends, edge.link.rate) for edge in edges])
         if fabric:
+            if fabric["oversubscription"] < 1:
+                self.notes.append(
+                    f"uplinks of {name} are faster than its hosts: oversubscription 1"
+                )
+                fabric["oversubscription"] = 1
             settings["fabric"] = fabric
         elif len(switches) > 1:
             self.notes.append(

@@ -14,7 +14,6 @@ from testbed.spec.importers.infragraph_slices import expand, name_of
 from testbed.spec.yaml_reader import Items, Loc, Section
 
 WRAPPER = "infrastructure"  # key above the infrastructure in files with annotations
-COMPUTES = ("cpu", "xpu")
 SCHEMES = ("one2one", "many2many")
 RATES: dict[str, int] = {"gigabits_per_second": 10**9, "gigabytes_per_second": 8 * 10**9}
 TRANSFERS = "gigatransfers_per_second"
@@ -43,7 +42,7 @@ class InfraGraph:
 
     Attributes:
         nodes: Device of each node.
-        hosts: Nodes whose device has a CPU or an accelerator.
+        hosts: Nodes whose device has an accelerator, or NICs and no ports.
         cables: All cables.
         notes: What was left out.
     """
@@ -65,7 +64,7 @@ class InfraGraph:
         self._instances = self._by_name("instances")
         self._links = self._read_links()
         self.nodes = self._read_nodes()
-        self.hosts = {node for node, device in self.nodes.items() if self._computes(device, ())}
+        self.hosts = {node for node, device in self.nodes.items() if self._is_host(device)}
         self.cables = list(self._read_edges())
 
     def nodes_of(self, name: str) -> list[str]:
@@ -117,17 +116,21 @@ class InfraGraph:
             raise self._error(f"{count!r} is not a valid count", (*loc, "count"))
         return count
 
-    def _computes(self, device: str, seen: tuple[str, ...]) -> bool:
-        """Return whether a device, or a device inside, has a CPU or an accelerator."""
+    def _is_host(self, device: str) -> bool:
+        """Return whether a device has an accelerator, or NICs but no ports as a switch has."""
+        kinds = self._kinds(device, ())
+        return "xpu" in kinds or ("nic" in kinds and "port" not in kinds)
+
+    def _kinds(self, device: str, seen: tuple[str, ...]) -> set[str]:
+        """Return the kinds of components of a device and of the devices inside."""
+        kinds: set[str] = set()
         if device in seen or device not in self._devices:
-            return False
+            return kinds
         for component in self._components(device):
-            if component.get("choice") in COMPUTES:
-                return True
-            is_device = component.get("choice") == "device"
-            if is_device and self._computes(str(component.get("name")), (*seen, device)):
-                return True
-        return False
+            kinds.add(str(component.get("choice")))
+            if component.get("choice") == "device":
+                kinds |= self._kinds(str(component.get("name")), (*seen, device))
+        return kinds
 
     def _components(self, device: str) -> Iterator[Section]:
         components = self._devices[device].get("components")

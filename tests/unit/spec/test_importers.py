@@ -728,7 +728,7 @@ devices:
     links: [{name: pcie}]
     edges: []
   - name: switch
-    components: [{name: asic, count: 1, choice: switch}, {name: port, count: 16, choice: port}]
+    components: [{name: asic, count: 1, choice: cpu}, {name: port, count: 16, choice: port}]
     links: []
     edges: []
 links:
@@ -803,6 +803,16 @@ def test_annotated_sites_of_infragraph(tmp_path: Path) -> None:
     path.write_text(f"infrastructure:\n{lines}\n{annotations}")
     made = loaded(convert(path, ImportOptions()), tmp_path)
     assert links(made) == {"west-east": (800, 800, 0.001, 0.001)}
+
+
+def test_uplinks_that_are_faster_than_hosts(tmp_path: Path) -> None:
+    path = tmp_path / "clusters.yaml"
+    path.write_text(INFRAGRAPH.replace("gigabytes_per_second: 6.25", "gigabytes_per_second: 100"))
+    made = loaded(convert(path, ImportOptions()), tmp_path)
+    fabric = made.topology.datacenters["iowa"].fabric
+    assert isinstance(fabric, LeafSpine)
+    assert fabric.oversubscription == 1
+    assert "uplinks of iowa are faster than its hosts" in comment(made)
 
 
 def test_switches_in_no_regular_layers(tmp_path: Path) -> None:
