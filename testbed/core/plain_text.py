@@ -22,6 +22,11 @@ def plain_text(text: str) -> str:
     return _UNSHOWN.sub(_sign, text)
 
 
+def in_short(text: str, most: int) -> str:
+    """Return a text cut to at most `most` characters, with an ellipsis where it was cut."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def _sign(match: re.Match[str]) -> str:
     code = ord(match[0])
     if code < 0x20:

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from testbed.analysis.advice import Proposal, proposals
 from testbed.analysis.verdict import loop_text, meaning, verdict
+from testbed.core.plain_text import in_short
 from testbed.core.units import format_rate, format_size, format_time
 from testbed.plan.model import Datacenter, Direction, Plan
 from testbed.report import tables
@@ -35,6 +36,7 @@ from testbed.runfolder.folder import RunDir
 from testbed.runfolder.status import Status
 
 T = TypeVar("T")
+LONGEST_SETTING = 500  # characters; the programs of a replay are longer
 LATENCY = (
     "Median time of each operation against its size; both axes are logarithmic: each grid line is "
     "a multiple of the one before. Bars reach from the shortest to the longest iteration. Dashed: "
@@ -321,7 +323,7 @@ def _settings(content: Content) -> dict[str, dict[str, str]]:
         return {}
     workload = {}
     for key, value in plan.workers.settings.items():
-        workload[key] = json.dumps(value, default=str)
+        workload[key] = in_short(json.dumps(value, default=str), LONGEST_SETTING)
     links = {}
     for link in plan.network.wan:
         for direction in link.directions:

@@ -226,10 +226,13 @@ def _connected(address: str, code: Path) -> Iterator[None]:
             log_to_driver=False,
             **new_cluster,
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of a node that starts slowly: a plain Exception
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        remedy = "start one with `ray start --head`, or use --ray local"
+        if address == "local":
+            remedy = "try again when the machine is less busy"
         raise MachineError(
-            f"cannot use the Ray cluster {address!r}: {str(error).splitlines()[0]}\n"
-            "  start one with `ray start --head`, or use --ray local"
+            f"cannot use the Ray cluster {address!r}: {reason}\n  {remedy}"
         ) from error
 
     try:

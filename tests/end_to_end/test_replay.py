@@ -9,6 +9,7 @@ import pytest
 from tests.support.runs import Command, Folder, set_options
 
 STEPS = 4
+SLOW_S = 900  # wall time of a run on a busy machine
 JOB = {"method": "ddp", "parameters": 400_000, "steps": STEPS, "warmup": 0, "step_time": "50 ms"}
 SCRIPT = """
 import torch
@@ -116,10 +117,11 @@ def test_every_operation(command: Command, tmp_path: Path) -> None:
     script = tmp_path / "job.py"
     script.write_text(SCRIPT)
     isolation = ("--isolation", "process")
-    command("run", path, *isolation, "--out", tmp_path / "run", "--", script)
+    command("run", path, *isolation, "--out", tmp_path / "run", "--", script, timeout_s=SLOW_S)
     command("export", tmp_path / "run", "--to", "chakra", "-o", tmp_path / "traces")
     replayed = tmp_path / "replayed"
-    command("run", path, *isolation, "--out", replayed, "--", "replay", f"{tmp_path}/traces/*.et")
+    words = ("run", path, *isolation, "--out", replayed, "--", "replay")
+    command(*words, f"{tmp_path}/traces/*.et", timeout_s=SLOW_S)
     assert Folder(replayed).status["faithful"]
     first, second = operations(tmp_path / "run"), operations(replayed)
     assert set(first["op"]) >= {"all_to_all", "gather", "scatter", "reduce", "send", "recv"}
@@ -142,3 +144,11 @@ def test_refused(command: Command, pair: Path, trained: Path, tmp_path: Path) ->
     done = command("run", "two-sites", "--", "replay", trained / "traces", status=2)
     assert "2 traces for 4 ranks" in done.stderr
     assert not out.exists()
+
+
+def test_the_page_does_not_list_the_programs(trained: Path) -> None:
+    """A setting of a page has 500 characters at most; the programs of both ranks are longer."""
+    plan = Folder(trained / "replayed").json("plan.json")
+    programs = json.dumps(plan["workers"]["settings"]["programs"])
+    assert len(programs) > 1000
+    assert programs[600:700] not in (trained / "replayed" / "report.html").read_text()

@@ -6,7 +6,6 @@ The numbers of the fields are those of et_def.proto, versions 0.0.4 and 1.0.0
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +64,7 @@ def read_chakra(path: Path) -> RankTrace:
     try:
         _head, *rest = list(_messages(data))
         messages = [_message(text) for text in rest]
-    except (ValueError, IndexError, struct.error) as error:
+    except (ValueError, IndexError) as error:
         remedy = "a trace holds protobuf messages of et_def.proto, each after its length"
         raise UnitError(f"{path} is not a Chakra execution trace", remedy) from error
     if not messages:

@@ -52,6 +52,8 @@ OPS = {
 }
 
 Event = Mapping[str, Any]
+# What code that expects the fields of a trace raises where they are missing or of another type.
+DAMAGED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, ZeroDivisionError)
 
 
 def read_kineto(path: Path) -> RankTrace:
@@ -62,6 +64,16 @@ def read_kineto(path: Path) -> RankTrace:
         OSError: The file cannot be read.
     """
     document = _document(path)
+    try:
+        return _trace(path, document)
+    except UnitError:
+        raise
+    except DAMAGED as error:
+        what = f"the trace {path} is damaged: {type(error).__name__} {error}"
+        raise UnitError(what, "write the trace again with export_chrome_trace") from error
+
+
+def _trace(path: Path, document: Mapping[str, Any]) -> RankTrace:
     events = [event for event in document["traceEvents"] if event.get("ph") == "X"]
     about = document.get("distributedInfo") or {}
     groups = _groups(about)

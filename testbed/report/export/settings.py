@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 
+from testbed.core.plain_text import in_short
 from testbed.core.units import format_rate, format_time
 from testbed.plan.model import Plan
+
+LONGEST_VALUE = 500  # characters; the programs of a replay are longer
 
 
 def flat_settings(plan: Plan) -> dict[str, str]:
@@ -22,7 +25,8 @@ def flat_settings(plan: Plan) -> dict[str, str]:
     }
     for key, value in workers.settings.items():
         is_text = isinstance(value, str)
-        settings[f"workload.{key}"] = value if is_text else json.dumps(value, default=str)
+        text = value if is_text else json.dumps(value, default=str)
+        settings[f"workload.{key}"] = in_short(text, LONGEST_VALUE)
     for link in network.wan:
         for direction in link.directions:
             name = f"wan.{direction.source}-{direction.target}"

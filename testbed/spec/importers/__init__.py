@@ -64,6 +64,9 @@ def _read(path: Path, options: ImportOptions) -> Draft:
         source = yaml_reader.load(path)
         if infragraph.is_infragraph(source):
             return infragraph.read(path, source, options)
+        if suffix == ".json":
+            what = "not a file of InfraGraph: it needs lists of devices, instances and edges"
+            raise InputError(what, place=Place(path))
         return containerlab.read(path, source, options)
 
     if suffix in GRAPHML_SUFFIXES:

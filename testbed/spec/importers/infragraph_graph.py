@@ -63,6 +63,7 @@ class InfraGraph:
         self._devices = self._by_name("devices")
         self._instances = self._by_name("instances")
         self._links = self._read_links()
+        self._counts: dict[str, int] = {}  # of nodes, by instance
         self.nodes = self._read_nodes()
         self.hosts = {node for node, device in self.nodes.items() if self._is_host(device)}
         self.cables = list(self._read_edges())
@@ -72,9 +73,8 @@ class InfraGraph:
         if name in self.nodes:
             return [name]
         instance = name_of(name)
-        count = sum(node.rpartition(".")[0] == instance for node in self.nodes)
         try:
-            indexes = expand(name, count)
+            indexes = expand(name, self._counts.get(instance, 0))
         except ValueError:
             return []
         nodes = [f"{instance}.{index}" for index in indexes]
@@ -106,7 +106,10 @@ class InfraGraph:
             if device not in self._devices:
                 remedy = suggest(device, self._devices, "the devices")
                 raise self._error(f"unknown device {device!r}", (*loc, "device"), remedy)
-            for index in range(self._count(instance, loc)):
+            self._counts[name] = self._count(instance, loc)
+            if sum(self._counts.values()) > MOST_CABLES:
+                raise self._error(f"more than {MOST_CABLES} nodes", (*loc, "count"))
+            for index in range(self._counts[name]):
                 nodes[f"{name}.{index}"] = device
         return nodes
 
@@ -165,9 +168,8 @@ class InfraGraph:
             remedy = suggest(name, self._instances, "the instances")
             raise self._error(f"unknown instance {name!r}", (*loc, "instance"), remedy)
         device = str(self._instances[name].get("device"))
-        count = sum(node.rpartition(".")[0] == name for node in self.nodes)
         try:
-            indexes = expand(end["instance"], count)
+            indexes = expand(end["instance"], self._counts[name])
             cables = self._cables(device, str(end.get("component", "")))
         except ValueError as error:
             raise self._error(str(error), loc) from error

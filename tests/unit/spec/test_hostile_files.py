@@ -126,6 +126,27 @@ CLAB = """topology:
     - {endpoints: ["a:1", "b:1"], labels: {delay: 5ms}}
     - {endpoints: ["b:2", "c:1"], labels: {delay: 1ms}}
 """
+INFRAGRAPH = """devices:
+  - {name: server, components: [{name: xpu, count: 1, choice: xpu}, {name: nic, count: 1}]}
+  - {name: switch, components: [{name: port, count: 4, choice: port}]}
+links:
+  - {name: access, physical: {bandwidth: {gigabits_per_second: 100}, latency: {us: 2}}}
+  - {name: fibre, physical: {bandwidth: {gigabytes_per_second: 1}, latency: {ms: 8.2}}}
+instances:
+  - {name: west, device: server, count: 2}
+  - {name: east, device: server}
+  - {name: switch, device: switch, count: 2}
+edges:
+  - ep1: {instance: 'west[0:2]', component: nic}
+    ep2: {instance: 'switch[0]', component: 'port[0:2]'}
+    link: access
+  - ep1: {instance: east, component: nic}
+    ep2: {instance: 'switch[1]', component: port}
+    link: access
+  - ep1: {instance: 'switch[0]', component: 'port[3]'}
+    ep2: {instance: 'switch[1]', component: 'port[3]'}
+    link: fibre
+"""
 TRACE = "time (ms),rate (Mbit/s),delay\n0,1,5 ms\n100,2,NA\n200,0.5,\n"
 FILES = {
     "mine.yaml": TOPOLOGY,
@@ -134,6 +155,7 @@ FILES = {
     "list.csv": LIST,
     "net.graphml": GRAPH,
     "lab.clab.yml": CLAB,
+    "clusters.yaml": INFRAGRAPH,
     "trace": TRACE,
 }
 NASTY = (

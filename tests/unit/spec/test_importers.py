@@ -701,13 +701,15 @@ def test_command(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["missing.csv"], "missing.csv: cannot read the file: No such file or directory"),
-        (["other.json"], "other.json: unknown file extension"),
+        (["other.zip"], "other.zip: unknown file extension"),
+        (["other.json"], "other.json: not a file of InfraGraph"),
         (["other.csv", "--rate", "5"], "--rate: the rate '5' has no unit"),
         (["other.csv", "--delay", "5 km"], "--delay: '5 km' is not a time"),
         (["other.csv"], "other.csv: not a table: fewer than two rows"),
     ],
 )
 def test_wrong_commands(words: list[str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "other.zip").write_text("{}")
     (tmp_path / "other.json").write_text("{}")
     (tmp_path / "other.csv").write_bytes(b"\xff")
     file, *options = words
