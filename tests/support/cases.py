@@ -22,6 +22,8 @@ from tests.support.runs import all_reduce
 # of wall time for helpers (multiprocessing's resource tracker) to notice that a command has ended,
 # and for a killed guest to end: less than 1 s, but more if many programs want the CPU
 END_S = 10
+# kinds that processes hold until their end; a process that is ending has no words any more
+ENDING = {"processes", "namespaces"}
 START_S = 30  # of wall time until a command catches signals; it takes 0.1 to 0.6 s
 # of wall time for any run or sweep: on two idle cores they take 3 to 60 s, next to 15 other
 # programs more than 300 s
@@ -109,7 +111,7 @@ def try_run(
         )
     seconds = round(time.monotonic() - begin, 2)
     while (
-        "processes" in differences(found["before"], after := census())
+        not ENDING.isdisjoint(differences(found["before"], after := census()))
         and time.monotonic() < begin + seconds + END_S
     ):
         time.sleep(0.05)
