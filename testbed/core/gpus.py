@@ -207,6 +207,14 @@ ACCELERATORS = {
     ),
 }
 
+_AMD = "https://www.amd.com/content/dam/amd/en/documents/instinct-tech-docs"
+# Pages of the sources: those whose figures were compared with this table.
+SOURCE_PAGES = {
+    "MI300X": f"{_AMD}/data-sheets/amd-instinct-mi300x-data-sheet.pdf",
+    "MI325X": f"{_AMD}/product-briefs/instinct-mi325x-datasheet.pdf",
+    "TPUv5p": "https://cloud.google.com/tpu/docs/v5p-training",
+}
+
 # Names, capabilities and multiprocessors as drivers report them. Rates of NVLink and Infinity
 # Fabric are those of all links together, each way.
 DEVICES = {

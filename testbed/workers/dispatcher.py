@@ -194,22 +194,27 @@ class Interception:
             return None
 
         if not isinstance(result, tuple):
-            return self._followed(result, operation, done)
+            return self._followed(result, operation, group, done)
 
         outputs, boxed_work = result
-        return outputs, self._followed(boxed_work, operation, done)
+        return outputs, self._followed(boxed_work, operation, group, done)
 
-    def _followed(self, boxed_work: Any, operation: Operation, done: Callable[[], None]) -> Any:
+    def _followed(
+        self, boxed_work: Any, operation: Operation, group: _Group, done: Callable[[], None]
+    ) -> Any:
         """Record `operation` at the end of a work, and return the boxed work for the caller."""
         work: Any = Work.unbox(boxed_work)
         if hasattr(work, "ended"):  # of a modelled GPU: its future only orders streams
             kind = OperationKind(operation.op, operation.process_group, operation.peer)
             label_work(work, kind)
-            ended = work.ended()
-            self._on_streams.add(ended)
             algorithm = GLOO if work.uses_gloo() else NCCL
             operation = operation.model_copy(update={"algorithm": algorithm})
-            ended.add_done_callback(partial(self._ended_on_stream, ended, operation))
+            if work.is_captured():  # by a CUDA graph, whose replays run the operation
+                group.counts[operation.op] -= 1
+                work.on_replay(partial(self._replayed, operation, group))
+            else:
+                self._follow_stream(operation, work.ended())
+
             return boxed_work
 
         try:
@@ -284,6 +289,20 @@ class Interception:
             pass
         finally:
             self._pending.discard(pending)
+
+    def _follow_stream(self, operation: Operation, ended: torch.futures.Future[Any]) -> None:
+        """Record an operation when a stream of a modelled GPU has carried it out."""
+        self._on_streams.add(ended)
+        ended.add_done_callback(partial(self._ended_on_stream, ended, operation))
+
+    def _replayed(
+        self, operation: Operation, group: _Group, ended: torch.futures.Future[Any]
+    ) -> None:
+        """Record an operation that a CUDA graph begins again."""
+        self._begin()
+        iteration = group.counts[operation.op]
+        group.counts[operation.op] += 1
+        self._follow_stream(operation.model_copy(update={"iteration": iteration}), ended)
 
     def _ended_on_stream(
         self,

@@ -2,6 +2,11 @@
 
 from typing import Any
 
+from testbed.core.gpus import modelled_gpu
+from testbed.workers.gpu.figures import figures_of
+
+H100 = figures_of(modelled_gpu("H100"), 2)
+
 
 def test_storages_and_copies(on_gpus: Any) -> None:
     result, _ = on_gpus(
@@ -100,3 +105,40 @@ def test_settings_of_nccl(on_gpus: Any) -> None:
         """
     )
     assert result == [4, [True, False]]
+
+
+def test_rms_normalization(on_gpus: Any) -> None:
+    """One kernel forward and two backward; numbers of two types take torch's separate kernels."""
+    result, _ = on_gpus(
+        """
+        from testbed.workers.gpu.device_library import device_library
+        library = device_library()
+
+        def count(work):
+            before = library.testbed_kernels(0), library.testbed_busy_ns(0)
+            done = work()
+            after = library.testbed_kernels(0), library.testbed_busy_ns(0)
+            return [after[0] - before[0], after[1] - before[1]], done
+
+        options = {"device": "cuda", "dtype": torch.bfloat16}
+        norm = nn.RMSNorm(4096, **options)
+        x = torch.empty(8192, 4096, requires_grad=True, **options)
+        forward, y = count(lambda: norm(x))
+        gradients = torch.empty(8192, 4096, **options)
+        backward, (of_x, of_weight) = count(
+            lambda: torch.autograd.grad(y, [x, norm.weight], gradients)
+        )
+        other = nn.RMSNorm(4096, device="cuda")
+        mixed, _ = count(lambda: other(x))
+        shapes = [list(y.shape), list(of_x.shape), list(of_weight.shape)]
+        print(json.dumps([forward, backward, mixed[0], shapes]))
+        """
+    )
+    forward, backward, mixed, shapes = result
+    whole, weight, scales = 2 * 8192 * 4096, 2 * 4096, 4 * 8192
+    assert shapes == [[8192, 4096], [8192, 4096], [4096]]
+    assert forward == [1, round((2 * whole + weight + scales) / H100.bytes_per_ns)]
+    of_input = round((3 * whole + weight + scales) / H100.bytes_per_ns)
+    of_weight = round((2 * whole + weight + scales) / H100.bytes_per_ns)
+    assert backward == [2, of_input + of_weight]
+    assert mixed > 1

@@ -31,6 +31,8 @@ DEVICE_PARTS = (
     "device",
     "memory",
     "timeline",
+    "graphs",
+    "captures",
     "labels",
     "steps",
     "values",
@@ -40,6 +42,7 @@ DEVICE_PARTS = (
     "stand_ins",
     "operators",
     "tensor_operators",
+    "normalization",
 )
 PYTHON_PARTS = (
     "sockets",
@@ -51,6 +54,7 @@ PYTHON_PARTS = (
     "tuning",
     "stand_in_payload",
     "communicator",
+    "communicator_connections",
     "backend",
     "python",
 )

@@ -7,11 +7,17 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, NoReturn, Self
+from typing import Any
 
+from testbed.workers.gpu.cuda_graphs import graph_functions
 from testbed.workers.gpu.cuda_memory import memory_functions
 from testbed.workers.gpu.cuda_streams import CudaEventBase, CudaStreamBase
-from testbed.workers.gpu.device_library import device_library, gpu_figures, memory_figures
+from testbed.workers.gpu.device_library import (
+    check_cuda,
+    device_library,
+    gpu_figures,
+    memory_figures,
+)
 
 CUDA = 1  # DeviceType::CUDA
 CUDA_VERSION = "12.8"
@@ -42,19 +48,6 @@ class CudaDeviceProperties:
     pci_bus_id: int = 0
     pci_device_id: int = 0
     pci_domain_id: int = 0
-
-
-class NoGraph:
-    """In place of `torch._C._CUDAGraph`."""
-
-    def __new__(cls, *_arguments: object, **_options: object) -> Self:
-        """Refuse graphs."""
-        _no_graph()
-        return super().__new__(cls)
-
-
-def _no_graph() -> NoReturn:
-    raise NotImplementedError("testbed: the modelled GPU does not capture CUDA graphs")
 
 
 def install(torch_c: ModuleType) -> None:
@@ -101,9 +94,7 @@ def _functions() -> Mapping[str, Any]:
         "_cuda_getDefaultStream": _default_stream,
         "_cuda_setStream": _set_stream,
         "_cuda_getCurrentRawStream": _current_stream_number,
-        "_cuda_isCurrentStreamCapturing": _no,
-        "_CUDAGraph": NoGraph,
-        "_graph_pool_handle": _no_graph,
+        **graph_functions(),
         "_cuda_getCurrentBlasHandle": _zero,
         "_cuda_getCurrentSolverHandle": _zero,
         "_cuda_ipc_collect": _nothing,
@@ -192,7 +183,7 @@ def _can_access_peer(_device: int, _peer: int) -> bool:
 
 def _synchronize() -> None:
     library = device_library()
-    library.testbed_synchronize(library.testbed_device())
+    check_cuda(library.testbed_synchronize(library.testbed_device()))
 
 
 def _current_stream(device: int) -> tuple[int, int, int]:

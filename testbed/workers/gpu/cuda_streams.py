@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import torch
 
-from testbed.workers.gpu.device_library import device_library
+from testbed.workers.gpu.device_library import check_cuda, device_library
 
 
 class CudaStreamBase(torch.Stream):
@@ -65,4 +65,5 @@ class CudaEventBase(torch.Event):
             raise RuntimeError("Both events must be recorded before calculating elapsed time.")
 
         milliseconds: float = device_library().testbed_elapsed_ms(self.event_id, end_event.event_id)
+        check_cuda(-int(min(milliseconds, 0)))
         return milliseconds

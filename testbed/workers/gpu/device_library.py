@@ -122,6 +122,15 @@ def _declare(library: ctypes.CDLL) -> None:
     library.testbed_elapsed_ms.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
     library.testbed_elapsed_ms.restype = ctypes.c_double
     library.testbed_memory.argtypes = [ctypes.c_int, ctypes.POINTER(ctypes.c_int64)]
+    library.testbed_new_pool.restype = ctypes.c_uint64
+    library.testbed_is_capturing.argtypes = [ctypes.c_int, ctypes.c_int64]
+    library.testbed_begin_capture.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_uint64]
+    library.testbed_end_capture.argtypes = [ctypes.POINTER(ctypes.c_int)]
+    library.testbed_end_capture.restype = ctypes.c_void_p
+    library.testbed_graph_nodes.argtypes = [ctypes.c_void_p]
+    library.testbed_replay.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+    library.testbed_destroy_graph.argtypes = [ctypes.c_void_p]
+    library.testbed_error_text.restype = ctypes.c_char_p
 
 
 def _configure(library: ctypes.CDLL, gpus: Figures) -> None:
@@ -137,6 +146,19 @@ def _configure(library: ctypes.CDLL, gpus: Figures) -> None:
         gpus.model.host_bytes_per_s / figures.NS_PER_S,
         gpus.model.kernel_ns,
     )
+
+
+def check_cuda(code: int) -> None:
+    """Raise torch's error for a code of the CUDA runtime other than 0."""
+    if code == 0:
+        return
+
+    import torch  # noqa: PLC0415  # not before the library
+
+    text = device_library().testbed_error_text(code).decode()
+    error = torch.AcceleratorError(text)
+    error.error_code = code  # type: ignore[attr-defined]
+    raise error
 
 
 def memory_figures(device: int) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from testbed.core.gpus import ACCELERATORS, DEVICES, FORMATS, GB, peak_flops
+from testbed.core.gpus import ACCELERATORS, DEVICES, FORMATS, GB, SOURCE_PAGES, peak_flops
 from tests.support.shared import PROJECT
 
 
@@ -29,6 +29,11 @@ def test_unknown_names_and_formats_have_no_peak() -> None:
     assert peak_flops("A100", "float8") is None
 
 
+def _linked_source(name: str) -> str:
+    source = ACCELERATORS[name].source
+    return f"[{source}]({SOURCE_PAGES[name]})" if name in SOURCE_PAGES else source
+
+
 def test_the_page_lists_all() -> None:
     lines = (PROJECT / "docs" / "training.md").read_text().splitlines()
     for name, accelerator in ACCELERATORS.items():
@@ -40,7 +45,7 @@ def test_the_page_lists_all() -> None:
             "-" if float8 is None else f"{float8:g}",
             f"{accelerator.memory_bytes // GB}",
             f"{accelerator.memory_bytes_per_s / GB / 1000:g}",
-            accelerator.source,
+            _linked_source(name),
         ]
         assert f"| {' | '.join(cells)} |" in lines
 
@@ -55,6 +60,6 @@ def test_the_page_of_modelled_gpus_lists_all_devices() -> None:
             f"{accelerator.memory_bytes // GB}",
             f"{accelerator.memory_bytes_per_s / GB / 1000:g}",
             f"{device.peer_bytes_per_s / GB:g}",
-            f"{accelerator.source}; {device.source}",
+            f"{_linked_source(name)}; {device.source}",
         ]
         assert f"| {' | '.join(cells)} |" in lines

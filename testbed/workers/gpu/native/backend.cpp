@@ -40,6 +40,18 @@ int device_of(const std::vector<at::Tensor>& tensors) {
   return current_device();
 }
 
+using FuturePtr = c10::intrusive_ptr<c10::ivalue::Future>;
+
+FuturePtr new_ended() {
+  return c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::IntType::get()));
+}
+
+Ended completing(FuturePtr future) {
+  return [future = std::move(future)](int64_t begin_ns, int64_t end_ns) {
+    future->markCompleted(c10::IValue(std::vector<int64_t>{begin_ns, end_ns}));
+  };
+}
+
 // The timer of DistributedDataParallel for devices: as its timer for CPUs.
 class Timer final : public c10d::Timer {
  public:
@@ -69,7 +81,7 @@ NcclWork::NcclWork(int rank, c10d::OpType type, int device, std::vector<at::Tens
     : Work(rank, type), device_(device), outputs_(std::move(outputs)) {
   future_ = c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()),
                                                      std::vector<c10::Device>{device_at(device)});
-  ended_ = c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::IntType::get()));
+  ended_ = new_ended();
 }
 
 void NcclWork::attach(std::shared_ptr<Operation> operation, int64_t stream) {
@@ -79,11 +91,18 @@ void NcclWork::attach(std::shared_ptr<Operation> operation, int64_t stream) {
   future_->markCompleted(c10::IValue(outputs_));
 }
 
-std::function<void(int64_t, int64_t)> NcclWork::on_end() const {
-  return [ended = ended_](int64_t begin_ns, int64_t end_ns) {
-    ended->markCompleted(c10::IValue(std::vector<int64_t>{begin_ns, end_ns}));
+Listeners NcclWork::listeners() const {
+  auto replayed = [call = replayed_] {
+    auto future = new_ended();
+    if (*call) {
+      (*call)(future);
+    }
+    return completing(future);
   };
+  return {completing(ended_), replayed};
 }
+
+bool NcclWork::is_captured() const { return operation_ != nullptr && operation_->end->graph != 0; }
 
 void NcclWork::set_label(int label) {
   label_ = label;
@@ -118,11 +137,13 @@ std::vector<int> NcclBackend::all_ranks() const {
 }
 
 void NcclBackend::carry(const Tensors& inputs, const Tensors& outputs, std::vector<int> senders, Combine combine) {
-  if (name_.empty()) {
+  const bool is_named = !name_.empty();  // outside of a run ranks exchange no values
+  if (!is_named) {
     senders.clear();
   }
   const std::string key = name_ + "-" + std::to_string(carried_++);
-  next_carried_ = {std::make_shared<Carried>(key, rank_, inputs, outputs, std::move(senders), std::move(combine))};
+  const Tensors contributed = is_named ? inputs : Tensors();
+  next_carried_ = {std::make_shared<Carried>(key, rank_, contributed, outputs, std::move(senders), std::move(combine))};
 }
 
 std::vector<std::shared_ptr<Carried>> NcclBackend::take_carried() { return std::exchange(next_carried_, {}); }
@@ -225,7 +246,7 @@ NcclBackend::WorkPtr NcclBackend::with_gloo(c10d::OpType type, Tensors outputs, 
     }
   };
   const std::string text = c10d::opTypeToString(type) + " with gloo";
-  work->attach(group->run_call(std::move(run), text, work->on_end()), group->stream());
+  work->attach(group->run_call(std::move(run), text, work->listeners()), group->stream());
   last_work_ = work;
   return work;
 }
@@ -281,7 +302,7 @@ NcclBackend::WorkPtr NcclBackend::ring(c10d::OpType type, Algorithm algorithm, i
   group->carry(take_carried());
   auto work = new_work(type, std::move(outputs));
   const std::string name = c10d::opTypeToString(type) + " of " + std::to_string(bytes) + " B";
-  work->attach(group->run(algorithm, bytes, root, name, work->on_end()), group->stream());
+  work->attach(group->run(algorithm, bytes, root, name, work->listeners()), group->stream());
   last_work_ = work;
   return work;
 }
@@ -295,18 +316,43 @@ NcclBackend::WorkPtr NcclBackend::messages(c10d::OpType type, std::vector<Messag
   return work;
 }
 
+namespace {
+
+// Return the listeners of an operation that several works share.
+Listeners all_listeners(const std::vector<c10::intrusive_ptr<NcclWork>>& works) {
+  std::vector<Listeners> all;
+  for (const auto& work : works) {
+    all.push_back(work->listeners());
+  }
+  auto ended = [all](int64_t begin_ns, int64_t end_ns) {
+    for (const Listeners& one : all) {
+      one.ended(begin_ns, end_ns);
+    }
+  };
+  auto replayed = [all] {
+    std::vector<Ended> again;
+    for (const Listeners& one : all) {
+      again.push_back(one.replayed());
+    }
+    return [again = std::move(again)](int64_t begin_ns, int64_t end_ns) {
+      for (const Ended& one : again) {
+        one(begin_ns, end_ns);
+      }
+    };
+  };
+  return {ended, replayed};
+}
+
+}  // namespace
+
 void NcclBackend::launch(Pending pending, const std::string& name) {
   auto group = communicator("nccl", rank_, size_);
   group->carry(pending.carried.empty() ? take_carried() : std::move(pending.carried));
   const auto works = pending.works;
-  auto on_end = [works](int64_t begin_ns, int64_t end_ns) {
-    for (const auto& work : works) {
-      work->on_end()(begin_ns, end_ns);
-    }
-  };
+  auto listeners = all_listeners(works);
   std::shared_ptr<Operation> operation;
   if (pending.calls.empty()) {
-    operation = group->exchange(std::move(pending.sent), std::move(pending.received), name, on_end);
+    operation = group->exchange(std::move(pending.sent), std::move(pending.received), name, std::move(listeners));
   } else {
     auto run = [calls = std::move(pending.calls)](std::chrono::milliseconds timeout) {
       std::vector<WorkPtr> all;
@@ -317,7 +363,7 @@ void NcclBackend::launch(Pending pending, const std::string& name) {
         one->wait(timeout);
       }
     };
-    operation = group->run_call(std::move(run), name, on_end);
+    operation = group->run_call(std::move(run), name, std::move(listeners));
   }
   for (const auto& work : works) {
     work->attach(operation, group->stream());
@@ -338,7 +384,7 @@ NcclBackend::WorkPtr NcclBackend::message(c10d::OpType type, std::vector<Message
   const std::string pair = std::to_string(std::min(rank_, peer)) + ":" + std::to_string(std::max(rank_, peer));
   auto group = communicator(pair, rank_, size_);
   group->carry(take_carried());
-  auto operation = group->exchange(std::move(sent), std::move(received), c10d::opTypeToString(type), work->on_end());
+  auto operation = group->exchange(std::move(sent), std::move(received), c10d::opTypeToString(type), work->listeners());
   work->attach(operation, group->stream());
   return work;
 }

@@ -19,7 +19,7 @@ class NcclWork final : public c10d::Work {
   NcclWork(int rank, c10d::OpType type, int device, std::vector<at::Tensor> outputs);
 
   void attach(std::shared_ptr<Operation> operation, int64_t stream);
-  std::function<void(int64_t, int64_t)> on_end() const;
+  Listeners listeners() const;
 
   bool isCompleted() override;
   bool isSuccess() const override { return true; }
@@ -32,6 +32,11 @@ class NcclWork final : public c10d::Work {
   bool uses_gloo() const { return uses_gloo_; }
   void note_gloo() { uses_gloo_ = true; }
   void set_label(int label);  // by which Python knows the operation
+  // Whether the operation is a part of a CUDA graph, and never runs itself.
+  bool is_captured() const;
+  // Call `replayed` when a graph begins the operation again, with what completes as `ended`.
+  using Future = c10::intrusive_ptr<c10::ivalue::Future>;
+  void on_replay(std::function<void(Future)> replayed) { *replayed_ = std::move(replayed); }
 
  private:
   int device_;
@@ -39,6 +44,7 @@ class NcclWork final : public c10d::Work {
   std::shared_ptr<Operation> operation_;
   c10::intrusive_ptr<c10::ivalue::Future> future_;
   c10::intrusive_ptr<c10::ivalue::Future> ended_;
+  std::shared_ptr<std::function<void(Future)>> replayed_ = std::make_shared<std::function<void(Future)>>();
   bool stops_cpu_ = false;
   int label_ = -1;
   bool uses_gloo_ = false;

@@ -17,21 +17,11 @@ namespace {
 constexpr int64_t NS_PER_S = 1'000'000'000;
 constexpr int64_t NS_PER_MS = 1'000'000;
 constexpr int64_t FIRST_STREAM = 1000;        // above those of torch's pool
-// Numbers of connections to a peer: rings have their channels, from 0.
-constexpr int MESSAGE_CHANNEL = -1;
-constexpr int UP_CHANNEL = 1000;    // of trees: from children to parents
-constexpr int DOWN_CHANNEL = 2000;  // from parents to children
 constexpr int64_t MESSAGE_SLICE = 128 << 10;  // NCCL_P2P_NET_CHUNKSIZE
 constexpr size_t MESSAGE_SLICES = 8;
 constexpr size_t TREE_SLICES = 8;
 
 std::atomic<int64_t> streams{FIRST_STREAM};
-
-// The first bytes on a connection.
-struct Greeting {
-  int32_t rank;
-  int32_t channel;
-};
 
 std::vector<Step> message_steps(int64_t bytes, bool is_sent) {
   std::vector<Step> steps;
@@ -41,8 +31,6 @@ std::vector<Step> message_steps(int64_t bytes, bool is_sent) {
   }
   return steps;
 }
-
-std::string host_of(const std::string& place) { return place.substr(0, place.rfind(':')); }
 
 // Return the number of the host of each rank of a group; nothing if a rank is unknown.
 std::vector<int> hosts_of_group(const std::vector<std::string>& hosts, const std::vector<uint64_t>& global_ranks,
@@ -102,10 +90,10 @@ Communicator::~Communicator() {
 }
 
 std::shared_ptr<Operation> Communicator::run(Algorithm algorithm, int64_t bytes, int root, std::string name,
-                                             std::function<void(int64_t, int64_t)> on_end) {
+                                             Listeners listeners) {
   auto operation = std::make_shared<Operation>();
   operation->name = std::move(name);
-  operation->on_end = std::move(on_end);
+  operation->listeners = std::move(listeners);
   if (ranks_ > 1 && bytes > 0) {
     const Choice choice = choose(algorithm, bytes, network_.setting);
     Protocol protocol = network_.protocol;
@@ -123,10 +111,10 @@ std::shared_ptr<Operation> Communicator::run(Algorithm algorithm, int64_t bytes,
 }
 
 std::shared_ptr<Operation> Communicator::run_call(std::function<void(std::chrono::milliseconds)> call,
-                                                  std::string name, std::function<void(int64_t, int64_t)> on_end) {
+                                                  std::string name, Listeners listeners) {
   auto operation = std::make_shared<Operation>();
   operation->name = std::move(name);
-  operation->on_end = std::move(on_end);
+  operation->listeners = std::move(listeners);
   operation->call = std::move(call);
   return enqueue(std::move(operation));
 }
@@ -196,7 +184,7 @@ Lane Communicator::tree_lane(const TreePlace& place, int channel, int64_t bytes,
 }
 
 std::shared_ptr<Operation> Communicator::exchange(std::vector<Message> sent, std::vector<Message> received,
-                                                  std::string name, std::function<void(int64_t, int64_t)> on_end) {
+                                                  std::string name, Listeners listeners) {
   std::vector<int> peers;
   for (const auto* messages : {&sent, &received}) {
     for (const Message& message : *messages) {
@@ -208,7 +196,7 @@ std::shared_ptr<Operation> Communicator::exchange(std::vector<Message> sent, std
   connect_peers(peers);
   auto operation = std::make_shared<Operation>();
   operation->name = std::move(name);
-  operation->on_end = std::move(on_end);
+  operation->listeners = std::move(listeners);
   operation->lanes = [this, sent = std::move(sent), received = std::move(received)] {
     std::map<int, std::pair<std::vector<Step>, std::vector<Step>>> steps;  // by peer: sent, received
     for (const Message& message : sent) {
@@ -236,106 +224,41 @@ std::shared_ptr<Operation> Communicator::exchange(std::vector<Message> sent, std
   return enqueue(std::move(operation));
 }
 
-void Communicator::open_listener() {
-  if (listener_ == nullptr) {
-    listener_ = std::make_unique<Listener>(network_.address);
-    store_->set(name_ + "/" + std::to_string(rank_), listener_->place());
-  }
-}
-
-std::string Communicator::place_of(int peer) {
-  auto& place = places_[peer];
-  if (place.empty()) {
-    place = store_->get_to_str(name_ + "/" + std::to_string(peer));
-  }
-  return place;
-}
-
-void Communicator::connect_ring() {
-  const int right = (rank_ + 1) % ranks_;
-  const int left = (rank_ + ranks_ - 1) % ranks_;
-  std::vector<Key> outgoing;
-  std::vector<Key> incoming;
-  for (int channel = 0; channel < network_.protocol.channels; ++channel) {
-    outgoing.emplace_back(right, channel);
-    incoming.emplace_back(left, channel);
-  }
-  connect_all(outgoing, incoming);
-}
-
-void Communicator::connect_trees() {
-  const int channels = network_.protocol.channels;
-  std::vector<Key> outgoing;
-  std::vector<Key> incoming;
-  for (int channel = 0; channel < channels; ++channel) {
-    const TreePlace place = rank_in_tree(rank_, host_of_rank_, is_in_second_tree(channel));
-    if (place.parent >= 0) {
-      outgoing.emplace_back(place.parent, UP_CHANNEL + channel);
-      incoming.emplace_back(place.parent, DOWN_CHANNEL + channel);
-    }
-    for (const int child : place.children) {
-      outgoing.emplace_back(child, DOWN_CHANNEL + channel);
-      incoming.emplace_back(child, UP_CHANNEL + channel);
-    }
-  }
-  connect_all(outgoing, incoming);
-}
-
-void Communicator::connect_peers(const std::vector<int>& peers) {
-  std::vector<Key> keys;
-  for (const int peer : peers) {
-    keys.emplace_back(peer, MESSAGE_CHANNEL);
-  }
-  connect_all(keys, keys);
-}
-
-// Connect what is not yet connected: first all own connections, then those of peers arrive.
-void Communicator::connect_all(const std::vector<Key>& outgoing, const std::vector<Key>& incoming) {
-  for (const Key& key : outgoing) {
-    if (outgoing_.count(key) == 0) {
-      open_listener();
-      connect(key);
-    }
-  }
-  for (const Key& key : incoming) {
-    while (incoming_[key].sockets.size() < static_cast<size_t>(network_.sockets)) {
-      open_listener();
-      accept_one();
-    }
-    incoming_[key].is_local = host_of(place_of(key.first)) == network_.address;
-  }
-}
-
-void Communicator::connect(Key key) {
-  const std::string place = place_of(key.first);
-  Connection connection;
-  connection.is_local = host_of(place) == network_.address;
-  for (int number = 0; number < network_.sockets; ++number) {
-    const int socket = connect_to(place);
-    const Greeting greeting{rank_, key.second};
-    write_all(socket, &greeting, sizeof greeting);
-    connection.sockets.push_back(socket);
-  }
-  outgoing_[key] = connection;
-}
-
-void Communicator::accept_one() {
-  const int socket = listener_->accept_one();
-  Greeting greeting{};
-  read_all(socket, &greeting, sizeof greeting);
-  incoming_[{greeting.rank, greeting.channel}].sockets.push_back(socket);
-}
-
 std::shared_ptr<Operation> Communicator::enqueue(std::shared_ptr<Operation> operation) {
   operation->carried = std::exchange(next_carried_, {});
   TimeLines& lines = TimeLines::all();
   lines.block(device_, stream_, lines.record(device_, current_stream(device_)));
   operation->start = lines.record(device_, stream_);
+  if (lines.is_captured(device_, stream_)) {
+    return capture(std::move(operation));
+  }
   lines.block(device_, stream_, operation->end);
-  const std::lock_guard lock(mutex_);
-  queue_.push_back(operation);
-  changed_.notify_all();
+  push(operation);
   return operation;
+}
+
+// Make an operation a part of the graph; each replay puts an equal one on the stream.
+std::shared_ptr<Operation> Communicator::capture(std::shared_ptr<Operation> operation) {
+  operation->carried.clear();
+  auto launch = [weak = weak_from_this(), operation](const MarkerPtr& start, const MarkerPtr& end) {
+    const auto self = weak.lock();
+    TORCH_CHECK(self != nullptr, "a CUDA graph has operations of a process group that was destroyed");
+    auto again = std::make_shared<Operation>(*operation);
+    again->start = start;
+    again->end = end;
+    again->cause = std::make_shared<Cause>();
+    again->cause->label = operation->cause->label.load();
+    again->listeners.ended = operation->listeners.replayed();
+    self->push(again);
+  };
+  TimeLines::all().capture_operation(device_, stream_, operation->start, operation->end, std::move(launch));
+  return operation;
+}
+
+void Communicator::push(std::shared_ptr<Operation> operation) {
+  const std::lock_guard lock(mutex_);
+  queue_.push_back(std::move(operation));
+  changed_.notify_all();
 }
 
 void Communicator::drain() {
@@ -392,7 +315,7 @@ void Communicator::carry_out(const std::shared_ptr<Operation>& operation) {
     carried->after();
   }
   TimeLines::all().complete(operation->end, device_, stream_, {begin_ns, end_ns, operation->cause});
-  operation->on_end(begin_ns, end_ns);
+  operation->listeners.ended(begin_ns, end_ns);
 }
 
 }  // namespace testbed

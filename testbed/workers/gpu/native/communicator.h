@@ -35,6 +35,19 @@ struct Network {
   int64_t timeout_ns = 0;
 };
 
+// Numbers of connections to a peer: rings have their channels, from 0.
+constexpr int MESSAGE_CHANNEL = -1;
+constexpr int UP_CHANNEL = 1000;    // of trees: from children to parents
+constexpr int DOWN_CHANNEL = 2000;  // from parents to children
+
+using Ended = std::function<void(int64_t, int64_t)>;  // called with begin and end in Unix ns
+
+// Who wants to know of the end of an operation.
+struct Listeners {
+  Ended ended;
+  std::function<Ended()> replayed;  // called when a graph begins the operation again
+};
+
 // One operation on the communicator's stream.
 struct Operation {
   std::string name;
@@ -43,7 +56,7 @@ struct Operation {
   MarkerPtr end = std::make_shared<Marker>();
   std::function<std::vector<Lane>()> lanes;
   std::function<void(std::chrono::milliseconds)> call;  // of another library, in place of lanes
-  std::function<void(int64_t, int64_t)> on_end;      // called with begin and end in Unix ns
+  Listeners listeners;
   std::vector<std::shared_ptr<Carried>> carried;
 };
 
@@ -52,7 +65,7 @@ struct Message {
   int64_t bytes;
 };
 
-class Communicator {
+class Communicator : public std::enable_shared_from_this<Communicator> {
  public:
   Communicator(c10::intrusive_ptr<c10d::Store> store, std::string name, int rank, int ranks, int device,
                Network network, const std::vector<uint64_t>& global_ranks);
@@ -63,11 +76,11 @@ class Communicator {
 
   // Put an operation on the stream; all other ranks do the same.
   std::shared_ptr<Operation> run(Algorithm algorithm, int64_t bytes, int root, std::string name,
-                                 std::function<void(int64_t, int64_t)> on_end);
+                                 Listeners listeners);
   std::shared_ptr<Operation> run_call(std::function<void(std::chrono::milliseconds)> call, std::string name,
-                                      std::function<void(int64_t, int64_t)> on_end);
+                                      Listeners listeners);
   std::shared_ptr<Operation> exchange(std::vector<Message> sent, std::vector<Message> received, std::string name,
-                                      std::function<void(int64_t, int64_t)> on_end);
+                                      Listeners listeners);
   using CarriedValues = std::vector<std::shared_ptr<Carried>>;
   void carry(CarriedValues carried) { next_carried_ = std::move(carried); }  // with the next operation
   void drain();  // wait until all operations have ended
@@ -88,6 +101,8 @@ class Communicator {
   void accept_one();
   std::string place_of(int peer);
   std::shared_ptr<Operation> enqueue(std::shared_ptr<Operation> operation);
+  std::shared_ptr<Operation> capture(std::shared_ptr<Operation> operation);
+  void push(std::shared_ptr<Operation> operation);
   void work();
   void carry_out(const std::shared_ptr<Operation>& operation);
 

@@ -164,9 +164,7 @@ Format format_of(at::ScalarType type) {
   return is_exact ? Format::float32 : Format::tf32;
 }
 
-int64_t rounded(double ns) {
-  return std::llround(std::max(ns, accelerator().least_kernel_ns));
-}
+int64_t rounded(double ns) { return std::max<int64_t>(1, std::llround(ns)); }
 
 }  // namespace
 

@@ -1,5 +1,6 @@
 // The time that a kernel takes on the modelled device: that of its products or of its memory
-// traffic, whichever is longer (a roofline).
+// traffic, whichever is longer (a roofline). Streams take the least time of a kernel in place of a
+// shorter one.
 #pragma once
 
 #include <ATen/core/function_schema.h>

@@ -270,11 +270,24 @@ void testbed_set_stream(int device, int64_t stream) {
   testbed::streams_of_thread[device] = stream;
 }
 
+// Return the ms between two events; a number below 0 is an error of CUDA.
 double testbed_elapsed_ms(void* first, void* second) {
-  return testbed::Guard().elapsedTime(first, second, 0);
+  try {
+    return testbed::Guard().elapsedTime(first, second, 0);
+  } catch (const c10::AcceleratorError& error) {
+    return -error.get_error_code();
+  }
 }
 
-void testbed_synchronize(int device) { testbed::TimeLines::all().synchronize(device); }
+// Wait for a device; return an error of CUDA or 0.
+int testbed_synchronize(int device) {
+  try {
+    testbed::TimeLines::all().synchronize(device);
+  } catch (const c10::AcceleratorError& error) {
+    return error.get_error_code();
+  }
+  return 0;
+}
 
 int64_t testbed_busy_ns(int device) { return testbed::TimeLines::all().busy_ns(device); }
 

@@ -5,11 +5,14 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <map>
 #include <mutex>
 #include <string>
 #include <unordered_map>
 
 #include "device.h"
+#include "graphs.h"
+#include "timeline.h"
 #include "values.h"
 
 namespace testbed {
@@ -28,16 +31,32 @@ struct Block {
   int64_t bytes;
   int64_t requested;
   std::shared_ptr<Values> values = nullptr;
+  PoolPtr pool = nullptr;
 };
 
 struct DeviceMemory {
   MemoryUse use;
   uintptr_t used_addresses = 0;
   double fraction = 1.0;
+  int64_t held = 0;  // by pools, and free
 };
 
 std::mutex mutex;
 DeviceMemory memories[MOST_DEVICES];
+auto& pools = *new std::map<std::pair<int, uint64_t>, std::weak_ptr<Pool>>;
+
+// Change what the tensors of a pool take; what they no longer take stays with the pool.
+void change_live(Pool& pool, int64_t bytes) {
+  int64_t& held = memories[pool.device].held;
+  held -= pool.most - pool.live;
+  pool.live += bytes;
+  pool.most = pool.graphs > 0 ? std::max(pool.most, pool.live) : pool.live;
+  held += pool.most - pool.live;
+}
+
+int64_t segments(const DeviceMemory& memory) {
+  return (memory.use.allocated + memory.held + SEGMENT - 1) / SEGMENT * SEGMENT;
+}
 
 std::string size_text(int64_t bytes) {
   char text[32];
@@ -52,7 +71,7 @@ void refuse(int device, int64_t wanted, const DeviceMemory& memory) {
   TORCH_CHECK_WITH(
       OutOfMemoryError, false, "CUDA out of memory. Tried to allocate ", size_text(wanted),
       ". GPU ", device, " has a total capacity of ", size_text(total), " of which ",
-      size_text(total - memory.use.allocated), " is free (modelled ", accelerator().name, "). Of the allocated memory ",
+      size_text(total - memory.use.allocated - memory.held), " is free (modelled ", accelerator().name, "). Of the allocated memory ",
       size_text(memory.use.allocated), " is allocated by PyTorch.");
 }
 
@@ -64,6 +83,9 @@ void release(void* context) {
     use.allocated -= block->bytes;
     use.requested -= block->requested;
     use.blocks -= 1;
+    if (block->pool != nullptr) {
+      change_live(*block->pool, -block->bytes);
+    }
   }
   delete block;
 }
@@ -78,27 +100,32 @@ class DeviceAllocator final : public c10::Allocator {
     }
     const auto requested = static_cast<int64_t>(size);
     const int64_t bytes = (requested + BLOCK - 1) / BLOCK * BLOCK;
+    const auto graph = TimeLines::all().graph_of(device, current_stream(device));
+    const PoolPtr pool = graph == nullptr ? nullptr : graph->pool();
     const std::lock_guard lock(mutex);
     DeviceMemory& memory = memories[device];
     MemoryUse& use = memory.use;
+    const int64_t from_pool = pool == nullptr ? 0 : std::min(bytes, pool->most - pool->live);
     const auto limit = static_cast<int64_t>(memory.fraction * accelerator().usable_bytes);
-    if (use.allocated + bytes > limit) {
+    if (use.allocated + memory.held + bytes - from_pool > limit) {
       use.out_of_memory_errors += 1;
       refuse(device, requested, memory);
     }
     use.allocated += bytes;
+    if (pool != nullptr) {
+      change_live(*pool, bytes);
+    }
     use.requested += requested;
     use.blocks += 1;
     use.allocations += 1;
     use.peak_allocated = std::max(use.peak_allocated, use.allocated);
     use.highest_allocated = std::max(use.highest_allocated, use.allocated);
-    const int64_t segments = (use.allocated + SEGMENT - 1) / SEGMENT * SEGMENT;
-    use.reserved = std::max(use.reserved, segments);
+    use.reserved = std::max(use.reserved, segments(memory));
     use.peak_reserved = std::max(use.peak_reserved, use.reserved);
     const uintptr_t first = FIRST_ADDRESS + device * ADDRESSES_OF_A_DEVICE;
     auto* address = reinterpret_cast<void*>(first + memory.used_addresses % ADDRESSES_OF_A_DEVICE);
     memory.used_addresses += bytes;
-    return {address, new Block{device, bytes, requested}, &release, place};
+    return {address, new Block{device, bytes, requested, nullptr, pool}, &release, place};
   }
   c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
   void copy_data(void*, const void*, std::size_t) const override {}
@@ -176,6 +203,28 @@ ValuesPlace values_place(const at::Tensor& tensor) {
   return {&block->values, block->requested};
 }
 
+PoolPtr pool_of(int device, uint64_t number) {
+  const std::lock_guard lock(mutex);
+  auto& known = pools[{device, number}];
+  PoolPtr pool = known.lock();
+  if (pool == nullptr) {
+    pool = std::make_shared<Pool>(Pool{device});
+    known = pool;
+  }
+  return pool;
+}
+
+void hold_pool(const PoolPtr& pool) {
+  const std::lock_guard lock(mutex);
+  pool->graphs += 1;
+}
+
+void release_pool(const PoolPtr& pool) {
+  const std::lock_guard lock(mutex);
+  pool->graphs -= 1;
+  change_live(*pool, 0);
+}
+
 MemoryUse memory_use(int device) {
   const std::lock_guard lock(mutex);
   return memories[device].use;
@@ -190,8 +239,7 @@ void reset_peak(int device) {
 
 void release_unused(int device) {
   const std::lock_guard lock(mutex);
-  MemoryUse& use = memories[device].use;
-  use.reserved = (use.allocated + SEGMENT - 1) / SEGMENT * SEGMENT;
+  memories[device].use.reserved = segments(memories[device]);
 }
 
 void limit_memory(int device, double fraction) {

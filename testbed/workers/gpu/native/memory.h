@@ -22,6 +22,18 @@ struct MemoryUse {
   int64_t out_of_memory_errors = 0;
 };
 
+// Memory that graphs have allocated while they were captured, which nothing else may use.
+struct Pool {
+  int device;
+  int64_t live = 0;  // bytes of tensors
+  int64_t most = 0;  // bytes that the pool keeps
+  int graphs = 0;    // that need what the pool keeps
+};
+using PoolPtr = std::shared_ptr<Pool>;
+PoolPtr pool_of(int device, uint64_t number);
+void hold_pool(const PoolPtr& pool);  // for a graph
+void release_pool(const PoolPtr& pool);
+
 c10::Allocator* device_allocator();
 c10::Allocator* pinned_allocator();
 bool is_pinned(const void* address);

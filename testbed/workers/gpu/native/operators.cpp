@@ -6,6 +6,7 @@
 #include <c10/core/DeviceGuard.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <string_view>
 #include <unordered_map>
 #include <unordered_set>
@@ -13,6 +14,7 @@
 #include "computed_values.h"
 #include "cost.h"
 #include "device_tensors.h"
+#include "graphs.h"
 #include "known_calls.h"
 #include "steps.h"
 #include "stand_ins.h"
@@ -63,24 +65,49 @@ bool writes_arguments(const c10::FunctionSchema& schema) {
   return false;
 }
 
+std::vector<at::Tensor> tensors_of(const c10::IValue& value) {
+  if (value.isTensor()) {
+    return {value.toTensor()};
+  }
+  return value.isTensorList() ? value.toTensorVector() : std::vector<at::Tensor>();
+}
+
 void forget_written(const c10::FunctionSchema& schema, const std::vector<c10::IValue>& arguments) {
   for (size_t place = 0; place < arguments.size(); ++place) {
     const c10::AliasInfo* alias = schema.arguments()[place].alias_info();
     if (alias == nullptr || !alias->isWrite()) {
       continue;
     }
-    if (arguments[place].isTensor()) {
-      forget_values(arguments[place].toTensor());
-    } else if (arguments[place].isTensorList()) {
-      for (const at::Tensor& one : arguments[place].toTensorVector()) {
-        forget_values(one);
-      }
+    for (const at::Tensor& one : tensors_of(arguments[place])) {
+      forget_values(one);
+    }
+  }
+}
+
+// A capture computes nothing: what a graph writes is unknown, after each replay too.
+void note_captured(Graph& graph, const c10::FunctionSchema& schema, const std::vector<c10::IValue>& arguments,
+                   const std::vector<c10::IValue>& results) {
+  forget_written(schema, arguments);
+  std::vector<c10::IValue> written = results;
+  for (size_t place = 0; place < arguments.size(); ++place) {
+    const c10::AliasInfo* alias = schema.arguments()[place].alias_info();
+    if (alias != nullptr && alias->isWrite()) {
+      written.push_back(arguments[place]);
+    }
+  }
+  for (const c10::IValue& value : written) {
+    for (const at::Tensor& one : tensors_of(value)) {
+      graph.note_written(one);
     }
   }
 }
 
 void note_values(const c10::OperatorHandle& op, const std::vector<c10::IValue>& arguments,
                  const std::vector<c10::IValue>& results) {
+  if (const auto graph = captured_graph()) {
+    note_captured(*graph, op.schema(), arguments, results);
+    return;
+  }
   if (!run_on_values(op, arguments, results)) {
     forget_written(op.schema(), arguments);
   }
@@ -248,16 +275,20 @@ void run_on_lists(const c10::OperatorHandle& op, Stack* stack) {
   const c10::FunctionSchema& schema = op.schema();
   const auto arguments = take_arguments(op, stack);
   const c10::OptionalDeviceGuard guard(device_of(arguments));
+  // the first list, or else the first tensor: `_foreach_pow` has a number before its list
+  const auto found = std::find_if(arguments.begin(), arguments.end(),
+                                  [](const c10::IValue& value) { return value.isTensorList(); });
+  const c10::IValue& list = found == arguments.end() ? arguments[0] : *found;
   std::vector<c10::IValue> results;
   for (const c10::Argument& result : schema.returns()) {
     if (result.alias_info() != nullptr) {  // an argument that the operator has changed
-      results.push_back(arguments[0]);
+      results.push_back(list);
       continue;
     }
     const bool gives_scalars =
         schema.name() == "aten::_foreach_norm" || schema.name() == "aten::_foreach_max";
     std::vector<at::Tensor> made;
-    for (const at::Tensor& one : arguments[0].toTensorVector()) {
+    for (const at::Tensor& one : list.toTensorVector()) {
       if (gives_scalars) {
         made.push_back(new_tensor({}, {}, one.scalar_type()));
       } else {

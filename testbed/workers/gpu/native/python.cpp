@@ -3,6 +3,7 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include <pybind11/chrono.h>
+#include <pybind11/functional.h>
 #include <pybind11/stl.h>
 
 #include "backend.h"
@@ -83,7 +84,15 @@ py::tuple place_in_tree(int rank, const std::vector<int>& host_of_rank, bool is_
 // What NCCL itself is told, such as its numbers of blocks: kept, without effect.
 struct NcclConfig {};
 
-std::shared_ptr<torch::jit::PythonFutureWrapper> ended(const NcclWork& work) {
+using PythonFuture = std::shared_ptr<torch::jit::PythonFutureWrapper>;
+
+void on_replay(NcclWork& work, std::function<void(PythonFuture)> replayed) {
+  work.on_replay([replayed = std::move(replayed)](const NcclWork::Future& future) {
+    replayed(std::make_shared<torch::jit::PythonFutureWrapper>(future));
+  });
+}
+
+PythonFuture ended(const NcclWork& work) {
   return std::make_shared<torch::jit::PythonFutureWrapper>(work.ended());
 }
 
@@ -133,6 +142,8 @@ PYBIND11_MODULE(testbed_nccl, module) {
   py::class_<NcclWork, Pointer<NcclWork>, c10d::Work>(module, "NcclWork")
       .def("ended", &ended)
       .def("set_label", &NcclWork::set_label)
+      .def("is_captured", &NcclWork::is_captured)
+      .def("on_replay", &on_replay)
       .def("uses_gloo", &NcclWork::uses_gloo);
 
   py::class_<NetworkSettings>(module, "NetworkSettings")

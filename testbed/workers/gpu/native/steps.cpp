@@ -10,6 +10,7 @@
 #include <string>
 
 #include "device.h"
+#include "graphs.h"
 #include "labels.h"
 #include "memory.h"
 #include "timeline.h"
@@ -17,16 +18,6 @@
 namespace testbed {
 
 namespace {
-
-using Shape = std::pair<int64_t, int64_t>;  // rows and columns of an embedding
-
-// What the kernels that were launched since the step before compute.
-struct Counts {
-  double flops = 0;
-  double recomputed = 0;       // of activation checkpointing
-  double before_optimizer = 0;  // all FLOPs until the optimizer began its step
-  std::map<Shape, int64_t> looked_up;
-};
 
 struct Step {
   int device;
@@ -67,11 +58,13 @@ void write_span(std::ostream& out, const StreamSpan& span) {
 }
 
 void mark_step(int device) {
-  Step step{device, {}, memory_use(device).highest_allocated, std::make_shared<StepMark>()};
-  TimeLines::all().mark(device, current_stream(device), step.mark);
-  const std::lock_guard lock(mutex);
-  std::swap(step.counts, counts);
-  steps.push_back(std::move(step));
+  auto& lines = TimeLines::all();
+  const int64_t stream = current_stream(device);
+  if (const auto graph = lines.graph_of(device, stream)) {
+    graph->mark(stream, exchange_counts({}));
+  } else {
+    lines.mark(device, stream, new_step(device));
+  }
 }
 
 std::string take_records(bool is_end) {
@@ -89,6 +82,34 @@ std::string take_records(bool is_end) {
 }
 
 }  // namespace
+
+Counts exchange_counts(Counts other) {
+  const std::lock_guard lock(mutex);
+  std::swap(other, counts);
+  return other;
+}
+
+void add_counts(const Counts& more) {
+  const std::lock_guard lock(mutex);
+  if (more.optimizer_begins) {
+    counts.optimizer_begins = true;
+    counts.before_optimizer = counts.flops + more.before_optimizer;
+  }
+  all_products += more.flops;
+  counts.flops += more.flops;
+  counts.recomputed += more.recomputed;
+  for (const auto& [shape, indices] : more.looked_up) {
+    counts.looked_up[shape] += indices;
+  }
+}
+
+StepMarkPtr new_step(int device) {
+  Step step{device, {}, memory_use(device).highest_allocated, std::make_shared<StepMark>()};
+  const std::lock_guard lock(mutex);
+  std::swap(step.counts, counts);
+  steps.push_back(std::move(step));
+  return steps.back().mark;
+}
 
 void count_look_ups(const c10::FunctionSchema& schema, c10::ArrayRef<c10::IValue> arguments) {
   if (schema.name() != "aten::embedding" || !at::GradMode::is_enabled() || is_in_backward()) {
@@ -120,6 +141,7 @@ double testbed_products() {
 // Note that an optimizer begins its step.
 void testbed_begin_optimizer() {
   const std::lock_guard lock(testbed::mutex);
+  testbed::counts.optimizer_begins = true;
   testbed::counts.before_optimizer = testbed::counts.flops;
 }
 

@@ -17,6 +17,7 @@
 #include "cost.h"
 #include "device.h"
 #include "device_tensors.h"
+#include "graphs.h"
 #include "memory.h"
 #include "timeline.h"
 #include "values.h"
@@ -36,6 +37,11 @@ at::Tensor new_tensor(at::IntArrayRef sizes, at::IntArrayRef strides, at::Scalar
 void run_kernel(int64_t duration_ns) {
   const int device = current_device();
   TimeLines::all().run_kernel(device, current_stream(device), duration_ns);
+}
+
+std::shared_ptr<Graph> captured_graph() {
+  const int device = current_device();
+  return TimeLines::all().graph_of(device, current_stream(device));
 }
 
 void synchronize() {
@@ -84,12 +90,27 @@ void fill_with_zeros(at::Tensor& target) {
   }
 }
 
+// Return whether a copy is a part of a graph, whose replays make the target's values unknown.
+bool note_captured_copy(const at::Tensor& target) {
+  const auto graph = captured_graph();
+  if (graph == nullptr) {
+    return false;
+  }
+  if (target.is_cuda()) {
+    forget_values(target);
+    graph->note_written(target);
+  }
+  return true;
+}
+
 at::Tensor& copy(at::Tensor& target, const at::Tensor& source, bool non_blocking) {
   const c10::DeviceGuard guard(target.is_cuda() ? target.device() : source.device());
   if (target.is_cuda() && source.is_cuda()) {
     if (!target.is_same(source)) {
       run_kernel(traffic_ns(bytes_of(target) + bytes_of(source)));
-      copy_values(target, source);
+      if (!note_captured_copy(target)) {
+        copy_values(target, source);
+      }
     }
     return target;
   }
@@ -97,6 +118,9 @@ at::Tensor& copy(at::Tensor& target, const at::Tensor& source, bool non_blocking
   run_kernel(host_copy_ns(std::min(bytes_of(target), bytes_of(source))));
   if (!(non_blocking && is_pinned(host_side.storage().data()))) {
     synchronize();
+  }
+  if (note_captured_copy(target)) {
+    return target;
   }
   if (target.is_cuda()) {
     keep_values(target, source);

@@ -9,6 +9,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -18,9 +19,13 @@
 
 namespace testbed {
 
+// CUDA lets the CPU put about a thousand kernels on a stream before a launch waits.
+constexpr size_t LONGEST_QUEUE = 1024;
+
 int64_t now_ns();               // the run's clock, in Unix ns
 void sleep_until(int64_t ns);   // until the run's clock shows `ns`
 
+class Graph;
 class StreamLine;
 
 // An operation of a communicator, for which streams wait; Python knows it by its label.
@@ -69,6 +74,8 @@ struct StreamSpan {
 // A point of a stream: an event, or the end of a collective.
 struct Marker {
   std::optional<int64_t> time_ns;
+  uint64_t graph = 0;  // in whose capture the marker was set; 0: in none
+  int number = -1;     // in that graph
   Delays delays;                     // for operations, shortly before, where the marker is
   std::vector<StreamLine*> blocked;  // streams whose next work waits for this marker
 };
@@ -77,8 +84,10 @@ using MarkerPtr = std::shared_ptr<Marker>;
 // The work of a stream in its order. Calls need the lock of `TimeLines`.
 class StreamLine {
  public:
-  void run(int64_t begin_ns, int64_t duration_ns, int label);
+  // Run a kernel; one that is a part of a graph is no launch.
+  void run(int64_t begin_ns, int64_t duration_ns, int label, bool is_launch = true);
   MarkerPtr record(int64_t now);
+  void record(int64_t now, const MarkerPtr& marker);
   void wait_for(const MarkerPtr& marker, int64_t now);
   void mark(const StepMarkPtr& mark, int64_t now);
   void resume();
@@ -96,6 +105,7 @@ class StreamLine {
     int label = 0;
     MarkerPtr marker = nullptr;
     StepMarkPtr mark = nullptr;
+    bool is_launch = false;
   };
   void run_or_queue(const Item& item);
   void carry_out(const Item& item);
@@ -106,6 +116,7 @@ class StreamLine {
 
   int64_t end_ns_ = 0;
   std::deque<Item> queue_;
+  size_t queued_launches_ = 0;
   std::deque<int64_t> kernel_ends_ns_;  // of kernels that may still be running
   StreamUse use_;
   Delays delays_ = std::make_shared<std::vector<Delay>>();  // the last ones
@@ -117,10 +128,22 @@ class TimeLines {
  public:
   static TimeLines& all();
 
+  // Run a kernel that takes `duration_ns`, or the least time of a kernel.
   void run_kernel(int device, int64_t stream, int64_t duration_ns);
   MarkerPtr record(int device, int64_t stream);
   void block(int device, int64_t stream, const MarkerPtr& marker);
   void mark(int device, int64_t stream, const StepMarkPtr& mark);
+
+  // Graphs: work of captured streams becomes a part of the graph, and takes no time.
+  bool begin_capture(const std::shared_ptr<Graph>& graph);  // false: another one is under way
+  std::shared_ptr<Graph> end_capture();
+  bool is_captured(int device, int64_t stream);
+  std::shared_ptr<Graph> graph_of(int device, int64_t stream);  // null: the stream is not captured
+  // Capture an operation of a communicator, between the two markers, on the communicator's stream.
+  void capture_operation(int device, int64_t stream, const MarkerPtr& start, const MarkerPtr& end,
+                         std::function<void(const MarkerPtr&, const MarkerPtr&)> launch);
+  void replay(const Graph& graph, int64_t stream, const std::vector<StepMarkPtr>& marks);
+
   // End an operation of a communicator, whose stream is given.
   void complete(const MarkerPtr& marker, int device, int64_t stream, const Delay& operation);
 
@@ -137,12 +160,15 @@ class TimeLines {
 
  private:
   StreamLine& line(int device, int64_t stream) { return lines_[{device, stream}]; }
+  Graph* capture_of(int device, int64_t stream) const;
+  void check_outside(const Marker& marker) const;
 
   std::mutex mutex_;
   std::condition_variable resolved_;
   std::map<std::pair<int, int64_t>, StreamLine> lines_;
   std::map<int, int64_t> busy_ns_;
   std::map<int, int64_t> kernels_;
+  std::shared_ptr<Graph> capture_;  // null: none is under way
 };
 
 }  // namespace testbed
