@@ -9,6 +9,7 @@ from typing import Protocol
 from testbed.core.leftovers import Note
 from testbed.execution.guest_backend import GuestBackend, ResidentGuestBackend
 from testbed.execution.host_backend import HostBackend
+from testbed.execution.sites_backend import SitesBackend
 from testbed.execution.supervise import Progress, Running
 from testbed.plan.model import Plan
 from testbed.runfolder.folder import RunDir
@@ -82,4 +83,6 @@ def backend_for(plan: Plan, *, resident_guest: Path | None, patience_s: float) -
         return ResidentGuestBackend(resident_guest, patience_s)
     if plan.where == "here":
         return HostBackend()
+    if plan.sites:
+        return SitesBackend()
     return GuestBackend()

@@ -48,6 +48,12 @@ class _GuestKernelBackend:
         """
         self._kernel = ensure_kernel(progress.building)
 
+    @property
+    def kernel(self) -> Kernel:
+        """The guest kernel, once the backend is prepared."""
+        assert self._kernel is not None, "the backend is not prepared"
+        return self._kernel
+
     def kernel_version(self) -> str:
         """Return the version of the guest kernel."""
         return guest_kernel_version(self._kernel)
@@ -86,12 +92,11 @@ class GuestBackend(_GuestKernelBackend):
         Raises:
             MachineError: the guest cannot be started.
         """
-        assert self._kernel is not None, "the backend is not prepared"
         code = code_for_guests(lambda: progress.stage("modules"))
         code = with_gpus(code, plan, lambda: progress.stage("gpus"))
         progress.stage("boot")
         spec = GuestSpec(
-            kernel=self._kernel,
+            kernel=self.kernel,
             command=[*code.python, "testbed.execution.inside", str(run.path)],
             writable=run.path,
             memory_bytes=plan.guest_memory_bytes,
@@ -180,6 +185,7 @@ def may_share_guest(plan: Plan) -> bool:
     return (
         plan.where == "guest"
         and plan.clock == "virtual"
+        and not plan.sites
         and workers.isolation == "process"
         and workers.workload != "script"
     )

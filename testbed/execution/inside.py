@@ -29,6 +29,7 @@ from testbed.execution.inside_measurement import (
     watching_clock_health,
     watching_memory,
 )
+from testbed.execution.site_control import SiteControl
 from testbed.network.background import Transfers
 from testbed.network.build import BuiltNetwork, build_network
 from testbed.network.reconfigure import changing
@@ -67,30 +68,36 @@ def run(folder: RunDir) -> None:
     else:
         _mount_without_rights(folder.path)
     with ExitStack() as stack:
+        control = stack.enter_context(SiteControl(plan.network.site))
         with stage(folder, "workers"):
             fleet: Fleet = stack.enter_context(_fleet(folder, plan))
         with stage(folder, "network"):
             network = stack.enter_context(build_network(plan.network, fleet.namespaces))
         with stage(folder, "verify"):
-            round_trips = verify_round_trips(network, virtual=plan.clock == "virtual")
-            write_round_trips(folder.fidelity, round_trips)
+            control.meet("network")
+            for is_own_turn in control.turns("verify", max(1, len(plan.sites))):
+                if is_own_turn:
+                    round_trips = verify_round_trips(network, virtual=plan.clock == "virtual")
+                    write_round_trips(folder.fidelity, round_trips)
         with stage(folder, "measurement"):
             stack.enter_context(capturing_packets(folder, network, plan))
+            control.meet("measurement")
             if plan.clock == "virtual":
                 wait_until_quiet()
                 seed_kernel(plan.seed)  # Docker has drawn as many numbers as it took to start
             stack.enter_context(sampling_links(folder, network))
         with stage(folder, "import"):
-            pids = {host.name: network.pid(host.node) for host in plan.network.hosts}
+            pids = {host.name: network.pid(host.node) for host in plan.network.hosts_here}
             fleet.start(pids)
         with (
             stage(folder, "ops"),
             watching_clock_health(folder, network, plan),
             watching_memory(folder, network),
             Transfers(network, partial(append, folder.transfers)) as transfers,
-            _network_changing(folder, network, fleet, transfers),
+            _network_changing(folder, network, fleet, transfers, control),
         ):
-            fleet.wait()
+            fleet.wait(control.look)
+            control.meet("end")
 
 
 def _mount_without_rights(folder: Path) -> None:
@@ -111,7 +118,11 @@ def _fleet(folder: RunDir, plan: Plan) -> Fleet:
 
 
 def _network_changing(
-    folder: RunDir, network: BuiltNetwork, fleet: Fleet, transfers: Transfers
+    folder: RunDir,
+    network: BuiltNetwork,
+    fleet: Fleet,
+    transfers: Transfers,
+    control: SiteControl,
 ) -> AbstractContextManager[None]:
     """Apply the plan's network changes within the block.
 
@@ -121,15 +132,18 @@ def _network_changing(
     changes = network.plan.changes
 
     def began_ns() -> int | None:
+        if not control.leads:
+            return control.began_ns()
         for event in events.new():
             if isinstance(event, FirstOperation):
+                control.tell_began(event.time_ns)
                 return event.time_ns
         return None
 
     def finish_change(number: int, due_ns: int) -> None:
         change = changes[number]
-        fleet.kill(change.killed)
-        fleet.start_again(change.started)
+        fleet.kill([host for host in change.killed if host in fleet.hosts])
+        fleet.start_again([host for host in change.started if host in fleet.hosts])
         for transfer in change.transfers:
             transfers.start(transfer)
         done = NetworkChange(number=number, due_ns=due_ns, time_ns=time.time_ns())

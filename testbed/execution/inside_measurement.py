@@ -115,7 +115,7 @@ def watching_memory(folder: RunDir, network: BuiltNetwork) -> Iterator[None]:
     try:
         yield
     finally:
-        pids = {host.name: network.pid(host.node) for host in network.plan.hosts}
+        pids = {host.name: network.pid(host.node) for host in network.plan.hosts_here}
         hosts = shortages(pids)
         if hosts:
             write(folder.memory_shortage, MemoryShortage(hosts=hosts))

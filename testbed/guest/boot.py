@@ -34,6 +34,7 @@ from testbed.core.sandbox import CONFINE
 from testbed.guest.clock import ClockReading, read_clock
 from testbed.guest.kernel import Kernel
 from testbed.guest.session import kill_session, session_cpu_seconds
+from testbed.guest.sites import SharedClock
 from testbed.runfolder.files import read_plain
 
 Clock = Literal["virtual", "real"]
@@ -72,6 +73,9 @@ class GuestSpec:
         readable: folders below /tmp or /run that the command needs; the guest otherwise has its own
             /tmp and /run.
         environment: additional environment variables of the command.
+        writable_from: the folder of the host that the guest sees as `writable`; None: the same.
+        clock_shared: the memory by which guests share their clock; None: the guest is alone.
+        site: number of the guest among those that share their clock.
         cpu: the host's CPU for the guest, possibly shared with other guests; None: a CPU that no
             other guest uses, if there is one.
     """
@@ -85,7 +89,15 @@ class GuestSpec:
     console: Path | None
     readable: Sequence[Path] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    writable_from: Path | None = None
+    clock_shared: SharedClock | None = None
+    site: int = 0
     cpu: int | None = None
+
+    @property
+    def shared_folder(self) -> Path:
+        """The folder of the host that the guest can change."""
+        return self.writable_from or self.writable
 
 
 @dataclass
@@ -141,7 +153,7 @@ def start_guest(spec: GuestSpec) -> Iterator[Guest]:
         process = _start_kernel(spec, [*pin, *_sandbox(spec, records)], records)
         try:
             _pid_file(records).write_text(f"{process.pid}")
-            yield Guest(process, spec.writable, spec.clock_file)
+            yield Guest(process, spec.shared_folder, spec.clock_file)
         finally:
             kill_session(process.pid, await_memory=False)
             # The kernel takes some tenths of a second to release its memory; the program waits for
@@ -225,6 +237,7 @@ def _job(spec: GuestSpec) -> str:
     variables = [f"{name}={value}" for name, value in spec.environment.items()]
     return (
         f"writable={shlex.quote(str(spec.writable))}\n"
+        f"writable_from={shlex.quote(str(spec.shared_folder))}\n"
         f"readable=({shlex.join(hidden)})\n"
         f"python={shlex.quote(sys.executable)}\n"
         f"exit_file={EXIT_FILE}\n"
@@ -278,7 +291,7 @@ def _pin_to(cpu: int) -> list[str]:
 
 def _sandbox(spec: GuestSpec, records: Note) -> list[str]:
     """Return the prefix that runs a command with write access to the guest's folders only."""
-    folders = [records.folder / "uml", spec.writable]
+    folders = [records.folder / "uml", spec.shared_folder]
     memory = memory_folder()
     visible = [*folders, *spec.readable]
     in_shm = any(path.is_relative_to(SHM) for path in visible)
@@ -313,6 +326,7 @@ def _start_kernel(
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=[spec.clock_shared.descriptor] if spec.clock_shared else [],
         )
 
 
@@ -353,5 +367,10 @@ def _kernel_arguments(spec: GuestSpec, records: Note) -> list[str]:
             f"time-travel-status={clock_link}",
             f"time-travel-patience={PATIENCE_SLICES}",
             "random.seed=testbed",  # the kernel's random numbers repeat; see seed_kernel()
+        ]
+    if spec.clock_shared is not None:
+        arguments += [
+            f"time-travel-sites={spec.clock_shared.descriptor}",
+            f"time-travel-site={spec.site}",
         ]
     return arguments

@@ -72,12 +72,14 @@ class Kernel:
         virtual_time: whether the kernel supports a virtual clock.
         seccomp: whether the kernel can control processes by seccomp and futexes instead of ptrace
             (Linux 6.16 and later); a trap then costs a third less.
+        shares_clock: whether several guests can share one virtual clock.
     """
 
     path: Path
     version: str
     virtual_time: bool
     seccomp: bool = False
+    shares_clock: bool = False
 
 
 def find_kernel() -> Kernel | None:
@@ -358,6 +360,7 @@ def _inspect(path: Path) -> Kernel:
         version=version.strip(),
         virtual_time="time-travel-slice" in options,
         seccomp="seccomp=" in options,
+        shares_clock="time-travel-sites" in options,
     )
 
 

@@ -1,4 +1,7 @@
-"""Send bytes between hosts over TCP in the background; a thread serves both ends of a transfer."""
+"""Send bytes between hosts over TCP in the background; a thread serves both ends of a transfer.
+
+If another guest builds one of the hosts, that guest serves the host's end.
+"""
 
 from __future__ import annotations
 
@@ -52,6 +55,7 @@ class Transfers:
         """Prepare to send on `network`; `note` receives the record of each finished transfer."""
         self._network = network
         self._note = note
+        self._started = 0  # in all guests
         self._threads: list[threading.Thread] = []
         self._stop_reader, self._stop_writer = os.pipe()  # readable once transfers must end
 
@@ -65,8 +69,13 @@ class Transfers:
         os.close(self._stop_reader)
 
     def start(self, transfer: Transfer) -> None:
-        """Start `transfer` in a thread."""
-        port = FIRST_PORT + len(self._threads)
+        """Start `transfer` in a thread, unless both hosts are in other guests."""
+        port = FIRST_PORT + self._started
+        self._started += 1
+        plan = self._network.plan
+        ends = (plan.host(transfer.source), plan.host(transfer.target))
+        if not any(plan.is_here(host.dc) for host in ends):
+            return
         thread = threading.Thread(
             target=self._carry_out, args=(transfer, port), name=f"transfer-{port}", daemon=True
         )
@@ -82,11 +91,13 @@ class Transfers:
         except OSError as error:
             progress.error = os.strerror(error.errno or 0)
 
-        self._note(progress.record(transfer))
+        plan = self._network.plan
+        if plan.is_here(plan.host(transfer.target).dc):  # who receives knows how much arrived
+            self._note(progress.record(transfer))
 
 
 class TransferSockets:
-    """The sockets of one transfer, on both hosts."""
+    """The sockets of one transfer, on those of its hosts that are here."""
 
     def __init__(
         self, network: BuiltNetwork, transfer: Transfer, port: int, stack: ExitStack
@@ -105,36 +116,38 @@ class TransferSockets:
         plan = network.plan
         source = plan.host(transfer.source)
         target = plan.host(transfer.target)
-        self._source_pid = network.pid(source.node)
-        self._target_pid = network.pid(target.node)
         self._address = (str(target.address.ip), port)
         self._transfer = transfer
         self._stack = stack
         self._selector = stack.enter_context(selectors.DefaultSelector())
         self._buffer = memoryview(bytearray(CHUNK_BYTES))
 
-        self._open = transfer.connections  # connections whose end the receiver has not seen
+        self._open = 0  # connections whose end the receiver has not seen
         self._unsent: dict[socket.socket, int] = {}  # bytes
 
-        self._listen()
+        if plan.is_here(target.dc):
+            self._open = transfer.connections
+            self._listen(network.pid(target.node))
+        if not plan.is_here(source.dc):
+            return
 
         share, remainder = divmod(transfer.bytes, transfer.connections)
         for number in range(transfer.connections):
             size = share + 1 if number < remainder else share
-            self._connect(size)
+            self._connect(size, network.pid(source.node))
 
-    def _listen(self) -> None:
+    def _listen(self, target_pid: int) -> None:
         backlog = self._transfer.connections
-        with inside_netns(self._target_pid):
+        with inside_netns(target_pid):
             listener = socket.create_server(self._address, backlog=backlog)
             self._stack.enter_context(listener)
 
         listener.setblocking(False)
         self._selector.register(listener, selectors.EVENT_READ, self._accept)
 
-    def _connect(self, size: int) -> None:
+    def _connect(self, size: int, source_pid: int) -> None:
         """Open a connection that sends `size` bytes."""
-        with inside_netns(self._source_pid):
+        with inside_netns(source_pid):
             sender = self._stack.enter_context(socket.socket())
         sender.setblocking(False)
 
@@ -151,6 +164,8 @@ class TransferSockets:
     def serve(self, progress: TransferProgress, stop_reader: int) -> None:
         """Send and receive until all bytes have arrived or `stop_reader` becomes readable.
 
+        Without the receiver, keep the connections until `stop_reader` becomes readable.
+
         Args:
             progress: counts the received bytes.
             stop_reader: file descriptor that becomes readable when the transfer must end.
@@ -159,7 +174,8 @@ class TransferSockets:
             OSError: a connection failed.
         """
         self._selector.register(stop_reader, selectors.EVENT_READ)
-        while self._open:
+        receives = self._open > 0
+        while self._open or not receives:
             for key, _events in self._selector.select():
                 handle = key.data
                 if handle is None:

@@ -12,21 +12,23 @@ from contextlib import contextmanager, suppress
 
 from mininet.log import setLogLevel
 from mininet.net import Mininet
-from pyroute2 import NetlinkError
+from pyroute2 import IPRoute, NetlinkError
 
 from testbed.core.errors import RunError
 from testbed.network import qdiscs
 from testbed.network.built import BuiltNetwork
 from testbed.network.configure import configure
 from testbed.network.mininet_nodes import Bridge, Interface, QuietNode, VethLink
-from testbed.network.netlink import netlink, write_sysctls
+from testbed.network.netlink import interface_index, netlink, write_sysctls
 from testbed.plan.model import (
     HOST_INTERFACE,
     Datacenter,
     FabricCable,
     Host,
     Network,
+    Site,
     WanLink,
+    site_device,
 )
 
 __all__ = ["BuiltNetwork", "build_network"]
@@ -88,7 +90,7 @@ def _remove(net: Mininet) -> None:
 
 def _add_nodes(net: Mininet, plan: Network, namespaces: Mapping[str, int]) -> None:
     """Add all nodes; `namespaces` maps a host's name to a process in the host's namespace."""
-    for dc in plan.datacenters:
+    for dc in plan.datacenters_here:
         net.addHost(dc.router, cls=QuietNode, ip=None)
         for segment in dc.segments:
             net.addSwitch(segment.switch, cls=Bridge, inNamespace=True, dpid="1")
@@ -96,7 +98,7 @@ def _add_nodes(net: Mininet, plan: Network, namespaces: Mapping[str, int]) -> No
             for spine in dc.fabric.spines:
                 net.addHost(spine, cls=QuietNode, ip=None)
 
-    for host in plan.hosts:
+    for host in plan.hosts_here:
         netns_pid = namespaces.get(host.name)
         net.addHost(host.node, cls=QuietNode, ip=None, netns_pid=netns_pid)
 
@@ -105,15 +107,19 @@ def _add_nodes(net: Mininet, plan: Network, namespaces: Mapping[str, int]) -> No
 
 
 def _add_links(net: Mininet, plan: Network) -> None:
-    for dc in plan.datacenters:
+    for dc in plan.datacenters_here:
         if dc.fabric is None:
             _link_router_to_switch(net, dc)
-    for host in plan.hosts:
+    for host in plan.hosts_here:
         _link_host_to_switch(net, host)
-    for cable in plan.all_fabric_cables():
-        _link_ends_of_cable(net, cable)
-    for link in plan.wan:
+    for dc in plan.datacenters_here:
+        if dc.fabric is not None:
+            for cable in dc.fabric.cables:
+                _link_ends_of_cable(net, cable)
+    for link in plan.wan_here:
         _link_routers_to_outside_plant(net, plan, link)
+    if plan.site is not None:
+        _link_outside_plant_to_guests(net, plan, plan.site)
 
 
 def _link_router_to_switch(net: Mininet, dc: Datacenter) -> None:
@@ -151,6 +157,8 @@ def _link_ends_of_cable(net: Mininet, cable: FabricCable) -> None:
 
 def _link_routers_to_outside_plant(net: Mininet, plan: Network, link: WanLink) -> None:
     for direction, end in ((link.forward, "a"), (link.backward, "b")):
+        if not plan.is_here(direction.source):
+            continue
         router = plan.router(direction.source)
         net.addLink(
             router,
@@ -159,3 +167,15 @@ def _link_routers_to_outside_plant(net: Mininet, plan: Network, link: WanLink) -
             intfName2=qdiscs.plant_interface(link.index, end),
             addr1=direction.mac,
         )
+
+
+def _link_outside_plant_to_guests(net: Mininet, plan: Network, site: Site) -> None:
+    """Make the kernel's devices for the far ends of WAN links interfaces of the outside plant."""
+    links = {link.key: link for link in plan.wan}
+    plant = net[qdiscs.OUTSIDE_PLANT]
+    with IPRoute() as connection:
+        for crossing in site.crossings:
+            far_end = "b" if crossing.ends[0] == site.number else "a"
+            name = qdiscs.plant_interface(links[crossing.link].index, far_end)
+            index = interface_index(connection, site_device(crossing.device))
+            connection.link("set", index=index, ifname=name, net_ns_pid=plant.pid)

@@ -58,11 +58,11 @@ def configure(network: BuiltNetwork) -> None:
     hosts_by_switch = _hosts_by_switch(plan)
     routes_by_router = _routes_by_router(plan)
 
-    for host in plan.hosts:
+    for host in plan.hosts_here:
         segment_hosts = hosts_by_switch[host.switch]
         configure_host(network, host, segment_hosts, ports[host.node])
 
-    for dc in plan.datacenters:
+    for dc in plan.datacenters_here:
         configure_router(network, dc, hosts_by_switch, routes_by_router.get(dc.name, []))
         for segment in dc.segments:
             configure_switch(network, segment, hosts_by_switch[segment.switch])
@@ -274,7 +274,7 @@ def configure_switch(
 def configure_outside_plant(network: BuiltNetwork, ports: Sequence[ShapedPort]) -> None:
     """Connect both ends of every WAN link inside the outside plant, and shape the fibres."""
     with netlink(network.pid(OUTSIDE_PLANT)) as connection:
-        for link in network.plan.wan:
+        for link in network.plan.wan_here:
             _cross_connect(connection, network.plan, link)
         qdiscs.shape(connection, ports)
 

@@ -136,19 +136,21 @@ def kernel_is_exact() -> bool:
 
 
 def ports(network: Network) -> list[ShapedPort]:
-    """Return every shaped port of the network: first hosts, then fabrics, then WAN links."""
+    """Return every shaped port that is built here: first hosts, then fabrics, then WAN links."""
     shaped: list[ShapedPort] = []
-    for host in network.hosts:
+    for host in network.hosts_here:
         shaped.extend(_nic_ports(host))
 
-    for cable in network.all_fabric_cables():
-        shaped.extend(_cable_ports(network, cable))
+    for dc in network.datacenters_here:
+        if dc.fabric is not None:
+            for cable in dc.fabric.cables:
+                shaped.extend(_cable_ports(network, cable))
 
     exact = kernel_is_exact()
     changing = _changing_links(network)
     for link in network.wan:
         is_steady = link.key not in changing
-        for direction in link.directions:
+        for direction in network.directions_here(link):
             shaper = DirectionShaper(network, link, direction, exact, is_steady)
             shaped.extend(shaper.ports())
     return shaped
@@ -528,10 +530,10 @@ class WanPort:
 
 
 def wan_ports(network: Network) -> list[WanPort]:
-    """Return both ports of every WAN link."""
+    """Return the ports of the WAN links that are built here."""
     wan_ports: list[WanPort] = []
     for link in network.wan:
-        for direction in link.directions:
+        for direction in network.directions_here(link):
             router = network.router(direction.source)
             interface = wan_interface(router, link.index)
             wan_ports.append(WanPort(link.key, direction, router, interface))

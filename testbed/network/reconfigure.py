@@ -90,7 +90,7 @@ def _change_routes(network: BuiltNetwork, wanted: Network) -> None:
     """Set the routes of `wanted` that differ from the routes of `network`."""
     current = {route.ends: route for route in network.plan.routes}
     for route in wanted.routes:
-        if route == current[route.ends]:
+        if route == current[route.ends] or not wanted.is_here(route.dc):
             continue
 
         router = wanted.router(route.dc)

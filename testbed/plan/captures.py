@@ -27,7 +27,7 @@ class CapturePoint:
 
 
 def capture_points(network: Network, capture: Capture) -> list[CapturePoint]:
-    """Return the interfaces where a run captures packets.
+    """Return the interfaces, of what is built here, where a run captures packets.
 
     Args:
         network: the network of the run.
@@ -38,11 +38,11 @@ def capture_points(network: Network, capture: Capture) -> list[CapturePoint]:
 
     points = list(_wan_points(network))
     if network.wan:
-        for dc in network.datacenters:
+        for dc in network.datacenters_here:
             points.extend(_lan_points(dc))
 
     if capture == "all":
-        for host in network.hosts:
+        for host in network.hosts_here:
             point = CapturePoint(kind="nic", what="nic", at=host.name, node=host.node, mac=host.mac)
             points.append(point)
     return points
@@ -51,7 +51,7 @@ def capture_points(network: Network, capture: Capture) -> list[CapturePoint]:
 def _wan_points(network: Network) -> Iterator[CapturePoint]:
     """Yield the capture points at both ends of every WAN link."""
     for link in network.wan:
-        for direction in link.directions:
+        for direction in network.directions_here(link):
             dc = direction.source
             yield CapturePoint(
                 kind="wan", what=link.key, at=dc, node=network.router(dc), mac=direction.mac

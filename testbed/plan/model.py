@@ -482,6 +482,47 @@ _LOOK_UPS = (
 )
 
 
+class Crossing(Frozen):
+    """A WAN link between two guests.
+
+    Attributes:
+        link: Key of the link.
+        device: Number of the kernel's device that connects the guests.
+        ends: The guests at which the link's forward direction begins and ends.
+        delays_ns: The least delay of the forward and of the backward direction over time.
+    """
+
+    link: str
+    device: int
+    ends: tuple[int, int]
+    delays_ns: tuple[int, int]
+
+
+def site_device(number: int) -> str:
+    """Return the name of a kernel's device that connects two guests."""
+    return f"site{number}"
+
+
+class Site(Frozen):
+    """The part of a network that one of several guests builds.
+
+    Attributes:
+        number: Number of the guest; guest 0 has rank 0.
+        datacenters: Which the guest builds.
+        crossings: WAN links to other guests.
+        control_devices: Numbers of the devices for messages between guest 0 and the others.
+        control_delay_ns: Time that such a message takes.
+        memory_bytes: Memory of the guest.
+    """
+
+    number: int
+    datacenters: tuple[str, ...]
+    crossings: tuple[Crossing, ...]
+    control_devices: tuple[int, ...]
+    control_delay_ns: int
+    memory_bytes: int = Field(gt=0)
+
+
 class Network(Frozen):
     """Everything that is built: nodes, links, addresses, routes, qdisc parameters.
 
@@ -495,6 +536,7 @@ class Network(Frozen):
         ecmp: What chooses among equal paths: both addresses, or the ports too.
         tcp: Settings of TCP on every host.
         changes: While a run goes on, in the order of their times.
+        site: The part that is built here; null: all.
     """
 
     name: str
@@ -506,6 +548,7 @@ class Network(Frozen):
     ecmp: Ecmp = "hosts"
     tcp: Tcp
     changes: tuple[Change, ...] = ()
+    site: Site | None = None
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """This network with other values, and without the look-ups that belong to the old ones."""
@@ -611,6 +654,33 @@ class Network(Frozen):
         by_id = {id(state.routes): state.routes for state in states}  # comparing routes takes long
         sets = list(by_id.values())
         return sets if len(sets) == 1 else list(dict.fromkeys(sets))
+
+    def is_here(self, dc: str) -> bool:
+        """Whether the datacenter called `dc` is built here."""
+        return self.site is None or dc in self.site.datacenters
+
+    @property
+    def datacenters_here(self) -> list[Datacenter]:
+        """The datacenters that are built here."""
+        return [dc for dc in self.datacenters if self.is_here(dc.name)]
+
+    @property
+    def hosts_here(self) -> list[Host]:
+        """The hosts that are built here."""
+        return [host for host in self.hosts if self.is_here(host.dc)]
+
+    @property
+    def wan_here(self) -> list[WanLink]:
+        """The WAN links with an end that is built here."""
+        return [
+            link
+            for link in self.wan
+            if any(self.is_here(direction.source) for direction in link.directions)
+        ]
+
+    def directions_here(self, link: WanLink) -> list[Direction]:
+        """The directions of a WAN link whose sender is built here."""
+        return [direction for direction in link.directions if self.is_here(direction.source)]
 
     def first_hosts(self) -> list[Host]:
         """The first host of each datacenter."""
@@ -829,6 +899,7 @@ class Plan(Frozen):
         capturing: What is kept of captured packets.
         seed: From which the seeds of all random choices derive.
         guest_memory_bytes: Memory of the guest.
+        sites: What each of several guests builds; empty: one guest builds all.
         versions: Of this project, torch, the kernel, ...: filled when known.
     """
 
@@ -841,4 +912,21 @@ class Plan(Frozen):
     capturing: Capturing = Capturing()
     seed: int
     guest_memory_bytes: int = Field(gt=0)
+    sites: tuple[Site, ...] = ()
     versions: dict[str, str] = {}
+
+    @property
+    def ranks_here(self) -> list[Rank]:
+        """The ranks on hosts that are built here."""
+        hosts = {host.name for host in self.network.hosts_here}
+        return [rank for rank in self.workers.ranks if rank.host in hosts]
+
+    @property
+    def processes_here(self) -> list[Rank]:
+        """The ranks that the testbed itself starts here."""
+        hosts = {host.name for host in self.network.hosts_here}
+        return [rank for rank in self.workers.processes if rank.host in hosts]
+
+    def for_site(self, site: Site) -> Plan:
+        """Return the plan of the guest that builds `site`."""
+        return self.model_copy(update={"network": self.network.model_copy(update={"site": site})})

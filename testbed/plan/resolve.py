@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Sequence
 from functools import partial
@@ -32,6 +33,7 @@ from testbed.plan.model import (
     Where,
     Workers,
 )
+from testbed.plan.partition import divided
 from testbed.plan.rank_order import hosts_by_rank
 from testbed.plan.scaling import scaled
 from testbed.spec.options import RunOptions
@@ -113,7 +115,7 @@ def resolve(
         snap_bytes=options.capture_snap,
         limit_bytes=options.capture_limit,
     )
-    return Plan(
+    plan = Plan(
         network=network,
         workers=workers,
         clock=options.clock,
@@ -123,6 +125,8 @@ def resolve(
         seed=options.seed,
         guest_memory_bytes=guest_memory_bytes,
     )
+    cpus = len(os.sched_getaffinity(0))
+    return divided(plan, options.guests, cpus=cpus, base_bytes=memory.base_bytes)
 
 
 def _check_clock(clock: Clock, where: Where) -> None:

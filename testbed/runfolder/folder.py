@@ -243,6 +243,16 @@ class RunDir:
         """Environment of each rank at its start (`records.RankStarted`)."""
         return self.raw / "ranks.jsonl"
 
+    @property
+    def guests(self) -> Path:
+        """During a run in several guests: a folder of each guest, laid out like a run folder."""
+        return self.path / "guests"
+
+    @property
+    def guest_work(self) -> Path:
+        """Work and waiting of each of several guests (`records.GuestWork`)."""
+        return self.raw / "guests.jsonl"
+
     def work(self, host: str | None) -> Path:
         """Return a script's working folder on a host (None: of all hosts), kept after the run."""
         return self.path / "work" / (host or "")

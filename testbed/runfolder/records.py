@@ -127,6 +127,30 @@ Event = Annotated[_AnyEvent, Field(discriminator="state")]
 EVENT: TypeAdapter[_AnyEvent] = TypeAdapter(Event)
 
 
+class GuestWork(Record):
+    """The work of one of the guests of a run, from its boot to the end of the run.
+
+    Attributes:
+        guest: number of the guest.
+        wall_s: wall time.
+        cpu_s: CPU time of the guest's kernel and processes.
+        waits: how often the guest waited for other guests.
+        waited_s: wall time for which the guest waited for other guests.
+        packets: number of packets sent to other guests.
+        bytes: number of bytes sent to other guests.
+        hasty: number of packets that came earlier than the least delay of their link.
+    """
+
+    guest: int
+    wall_s: float
+    cpu_s: float
+    waits: int
+    waited_s: float
+    packets: int
+    bytes: int
+    hasty: int
+
+
 class TcpUse(Record):
     """How an operation used the TCP connection of its rank that waited most for its window.
 

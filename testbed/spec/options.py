@@ -39,6 +39,7 @@ ENVIRONMENT_PREFIX = "TESTBED_"
 # Each host has private folders with these names, which hide the machine's folders.
 FOLDERS_OF_EACH_HOST = tuple(Path(name) for name in ("/", "/tmp", "/run", "/dev/shm"))
 # Bytes; with less, a guest's kernel does not boot, and Docker starts no container.
+MOST_GUESTS = 64
 LEAST_MEMORY = {"guest_memory": 64 * 2**20, "memory": 6 * 2**20}
 CAPTURE_DETAILS = ("capture_filter", "capture_snap", "capture_limit")
 
@@ -79,6 +80,16 @@ def _check_memory(value: int | None, info: ValidationInfo) -> int | None:
     if value is not None and value < least:
         raise UnitError(f"{value} B is too little memory", f"at least {format_size(least)}")
     return value
+
+
+def _read_guests(value: object) -> int:
+    """Return a number of guests; 0 for auto."""
+    if value == "auto":
+        return 0
+    text = str(value).strip()
+    if isinstance(value, bool) or not text.isdecimal() or not 1 <= int(text) <= MOST_GUESTS:
+        raise UnitError(f"{value!r} is not a number of guests", f"auto, or 1 to {MOST_GUESTS}")
+    return int(text)
 
 
 def _read_wall_time(value: object) -> int:
@@ -159,6 +170,16 @@ class RunOptions(Strict):
     guest_memory: Annotated[
         Size | None, Written(value="SIZE", default="estimated from the plan")
     ] = Field(None, description="memory of the guest")
+    guests: Annotated[
+        int,
+        BeforeValidator(_read_guests),
+        PlainSerializer(lambda guests: "auto" if guests == 0 else guests, when_used="json"),
+        Written(value="auto|INTEGER", default="1"),
+    ] = Field(
+        1,
+        description="guests that carry out the run at the same time, each with some of the "
+        "datacenters; auto: as many as there are CPUs",
+    )
     stall_limit: Annotated[WallTime, Written(value="SECONDS", default="300")] = Field(
         300 * NS_PER_S,
         description="abort when the virtual clock has not moved for so many seconds of wall time",

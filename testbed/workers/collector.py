@@ -144,7 +144,7 @@ class Collector:
         self._all = select.poll()
         self._events = select.poll()
         folder.mkdir()
-        for host in dict.fromkeys(rank.host for rank in plan.workers.ranks):
+        for host in dict.fromkeys(rank.host for rank in plan.ranks_here):
             self._add_host(host)
 
     def folder_of(self, host: str) -> Path:
@@ -180,7 +180,7 @@ class Collector:
             OSError: the limit of open files cannot be raised far enough, or a file cannot be made.
         """
         if not self._plan.workers.once_per_host:
-            for rank in self._plan.workers.ranks:
+            for rank in self._plan.ranks_here:
                 self._run.rank_ops(rank.rank).touch()
         _allow_open_files(len(self._pipes) + OTHER_FILES)
         for pipe in self._pipes:

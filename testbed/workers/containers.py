@@ -136,7 +136,7 @@ class Containers(Fleet):
         del netns  # the containers are the namespaces
         if self._parent is not None:
             orders = [self._order(rank, is_server=True) for rank in self.servers_of(hosts)]
-            for rank in self.plan.workers.processes:
+            for rank in self.processes:
                 if rank.host in hosts:
                     orders.append(self._order(rank))
 

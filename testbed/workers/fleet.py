@@ -7,7 +7,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -55,7 +55,9 @@ class Fleet(ABC):
         # rank and process number of the processes that the plan kills
         self._killed: set[tuple[int, int]] = set()
         self._collector: Collector | None = None
-        self._hosts_to_start = sum(len(change.started) for change in plan.network.changes)
+        self._hosts_to_start = 0
+        for change in plan.network.changes:
+            self._hosts_to_start += len([host for host in change.started if host in self.hosts])
 
     @property
     @abstractmethod
@@ -84,19 +86,24 @@ class Fleet(ABC):
 
     @property
     def hosts(self) -> list[str]:
-        """The hosts that have ranks, in the order of their first ranks."""
-        return list(dict.fromkeys(rank.host for rank in self.plan.workers.ranks))
+        """The hosts here that have ranks, in the order of their first ranks."""
+        return list(dict.fromkeys(rank.host for rank in self.plan.ranks_here))
+
+    @property
+    def processes(self) -> list[Rank]:
+        """The ranks that the testbed starts here."""
+        return self.plan.processes_here
 
     def processes_of(self, host: str) -> list[Rank]:
         """Return the ranks that the testbed starts on `host`."""
-        return [rank for rank in self.plan.workers.processes if rank.host == host]
+        return [rank for rank in self.processes if rank.host == host]
 
     def servers_of(self, hosts: Sequence[str]) -> list[Rank]:
         """Return the first rank of each of `hosts`, if hosts run commands of other hosts."""
         if not self.plan.workers.remote_shells:
             return []
 
-        ranks = self.plan.workers.ranks
+        ranks = self.plan.ranks_here
         return [rank for rank in ranks if rank.local_rank == 0 and rank.host in hosts]
 
     def __enter__(self) -> Self:
@@ -115,7 +122,7 @@ class Fleet(ABC):
         self._netns = dict(netns)
         if self._collector is not None:
             self._collector.open()
-        self._starts.update(rank.rank for rank in self.plan.workers.processes)
+        self._starts.update(rank.rank for rank in self.processes)
         self._start(self.hosts, self._netns)
 
     def _share_values(self, folder: Path) -> Path | None:
@@ -153,14 +160,17 @@ class Fleet(ABC):
         self._hosts_to_start -= len(hosts)
         self._start(hosts, self._netns)
 
-    def wait(self) -> None:
-        """Wait until every rank has exited with status 0 or was killed as planned.
+    def wait(self, look_elsewhere: Callable[[], None] = lambda: None) -> None:
+        """Wait until every rank here has exited with status 0 or was killed as planned.
+
+        Args:
+            look_elsewhere: called now and then; raises an error if the run has failed elsewhere.
 
         Raises:
             WorkerError: a rank failed; `__exit__` ends the other ranks.
         """
         exits: Follower[RankExit] = Follower(self.run.rank_exits, RankExit)
-        statuses: dict[int, list[int]] = {rank.rank: [] for rank in self.plan.workers.processes}
+        statuses: dict[int, list[int]] = {rank.rank: [] for rank in self.processes}
 
         while True:
             # read before the exits: a zygote that has finished is not lost
@@ -180,6 +190,7 @@ class Fleet(ABC):
                 return
 
             self._check_lost(lost_hosts, running)
+            look_elsewhere()
             self._pause()
 
     def _collect(self) -> None:
@@ -224,7 +235,7 @@ class Fleet(ABC):
         logs.await_growth(asked)
 
         text = ""
-        for planned in self.plan.workers.processes:
+        for planned in self.processes:
             rank = planned.rank
             state = "no process is left"
             if pids[rank]:
@@ -239,7 +250,7 @@ class Fleet(ABC):
     def _pids_by_rank(self) -> dict[int, list[int]]:
         """Return the processes of each started rank, oldest first."""
         pids: dict[int, list[int]] = {}
-        for planned in self.plan.workers.processes:
+        for planned in self.processes:
             pids[planned.rank] = []
 
         for host in self.hosts:

@@ -92,7 +92,7 @@ class Processes(Fleet):
 
     def _start(self, hosts: Sequence[str], netns: Mapping[str, int]) -> None:
         orders = [self._order(rank, netns, is_server=True) for rank in self.servers_of(hosts)]
-        for rank in self.plan.workers.processes:
+        for rank in self.processes:
             if rank.host in hosts:
                 orders.append(self._order(rank, netns))
 

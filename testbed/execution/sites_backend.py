@@ -1,0 +1,161 @@
+"""Carry out a plan in several guests at the same time, which share one virtual clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from testbed.core.errors import MachineError
+from testbed.execution.guest_backend import GuestBackend
+from testbed.execution.guest_code import Code, code_for_guests, plan_folders
+from testbed.execution.guest_records import GuestRecords
+from testbed.execution.supervise import Progress
+from testbed.guest.boot import Guest, GuestSpec, start_guest
+from testbed.guest.clock import ClockReading
+from testbed.guest.kernel import Kernel
+from testbed.guest.sites import GuestLink, SharedClock, shared_clock
+from testbed.plan.model import Plan, Site
+from testbed.runfolder.folder import RunDir
+from testbed.runfolder.records import GuestWork, append
+
+LAST_WORDS_S = 10.0  # wall time for the other guests to end after one has failed
+
+
+class Guests:
+    """The running guests of a run."""
+
+    def __init__(
+        self, guests: Sequence[Guest], records: GuestRecords, clock: SharedClock, run: RunDir
+    ) -> None:
+        self._guests = list(guests)
+        self._records = records
+        self._clock = clock
+        self._run = run
+        self._began = time.monotonic()
+        self._failed_at: float | None = None
+
+    def status(self) -> int | None:
+        """Return the exit status of the run; None while a guest runs, -1 if a guest was lost."""
+        statuses = [guest.status() for guest in self._guests]
+        self._records.collect()
+        failures = [status for status in statuses if status not in (None, 0)]
+        if failures and self._failed_at is None:
+            self._failed_at = time.monotonic()
+        if None in statuses:
+            is_over = -1 in failures or (
+                self._failed_at is not None and time.monotonic() > self._failed_at + LAST_WORDS_S
+            )
+            if not is_over:
+                return None
+        return failures[0] if failures else 0
+
+    def clock(self) -> ClockReading | None:
+        """Return the report of the guest that is furthest behind; None before all have reported."""
+        readings = [guest.clock() for guest in self._guests]
+        present = [reading for reading in readings if reading is not None]
+        if len(present) < len(readings):
+            return None
+        last = min(present, key=lambda reading: reading.time_ns)
+        forced_ns = sum(reading.forced_ns for reading in present)
+        return ClockReading(last.time_ns, forced_ns, last.pid, last.host, last.command)
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time in s of all guests."""
+        return sum(guest.cpu_seconds() for guest in self._guests)
+
+    def note_work(self) -> None:
+        """Record how much each guest worked, and how long each waited for the others."""
+        wall_s = time.monotonic() - self._began
+        for number, guest in enumerate(self._guests):
+            work = self._clock.work(number)
+            record = GuestWork(
+                guest=number,
+                wall_s=round(wall_s, 3),
+                cpu_s=round(guest.cpu_seconds(), 3),
+                waits=work.waits,
+                waited_s=round(work.waited_s, 3),
+                packets=work.packets,
+                bytes=work.bytes,
+                hasty=work.hasty,
+            )
+            append(self._run.guest_work, record)
+
+
+class SitesBackend(GuestBackend):
+    """Backend that carries out a plan in a guest for each of the plan's sites."""
+
+    subject = "one of the guests"
+
+    @contextmanager
+    def start(self, plan: Plan, run: RunDir, progress: Progress) -> Iterator[Guests]:  # type: ignore[override]
+        """Carry out the plan in new guests, within the block.
+
+        Args:
+            plan: the plan of the run.
+            run: the run folder.
+            progress: the display.
+
+        Raises:
+            MachineError: a guest cannot be started, or the kernel cannot share its clock.
+        """
+        kernel = self.kernel
+        if not kernel.shares_clock:
+            raise MachineError(
+                f"{kernel.path} cannot share its virtual clock with other guests\n"
+                "  use --guests 1, or a guest kernel of Linux 6.12 (testbed guest build)"
+            )
+        code = code_for_guests(lambda: progress.stage("modules"))
+        progress.stage("boot")
+        with ExitStack() as stack:
+            records = GuestRecords(run, plan)
+            stack.callback(records.finish)
+            clock = stack.enter_context(shared_clock(len(plan.sites), _links(plan)))
+            guests: list[Guest] = []
+            for site, folder in zip(plan.sites, records.guests, strict=True):
+                spec = _spec(plan, run, site, folder, kernel, code, clock)
+                guests.append(stack.enter_context(start_guest(spec)))
+            running = Guests(guests, records, clock, run)
+            stack.callback(running.note_work)
+            yield running
+
+
+def _links(plan: Plan) -> list[GuestLink]:
+    """Return the links between guests, in the order of their devices."""
+    links: dict[int, GuestLink] = {}
+    for site in plan.sites:
+        for crossing in site.crossings:
+            links[crossing.device] = GuestLink(crossing.ends, crossing.delays_ns)
+        if site.number > 0:
+            (device,) = site.control_devices
+            delay_ns = site.control_delay_ns
+            links[device] = GuestLink((0, site.number), (delay_ns, delay_ns))
+    return [links[device] for device in sorted(links)]
+
+
+def _spec(
+    plan: Plan,
+    run: RunDir,
+    site: Site,
+    folder: RunDir,
+    kernel: Kernel,
+    code: Code,
+    clock: SharedClock,
+) -> GuestSpec:
+    console = run.console
+    if site.number > 0:
+        console = console.with_stem(f"{console.stem}-{site.number}")
+    return GuestSpec(
+        kernel=kernel,
+        command=[*code.python, "testbed.execution.inside", str(run.path)],
+        writable=run.path,
+        writable_from=folder.path,
+        memory_bytes=site.memory_bytes,
+        clock="virtual",
+        clock_file=folder.clock,
+        console=console,
+        readable=[*code.readable, *plan_folders(plan)],
+        environment=code.environment,
+        clock_shared=clock,
+        site=site.number,
+    )
