@@ -9,6 +9,7 @@ Checks of every run:
 - no operation took less than its lower bound (`testbed.analysis.lower_bounds`);
 - the clock was not forced forward because a process was busy-waiting;
 - the kernel had memory for all packets;
+- no packet between guests took less time than its link;
 - the records can be true (`testbed.analysis.plausibility`);
 - the run completed.
 
@@ -34,7 +35,9 @@ from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import Problem, ProblemCode
 from testbed.runfolder.records import (
     ClockHealth,
+    GuestWork,
     RoundTripRow,
+    read,
     read_clock_health,
     read_memory_shortage,
 )
@@ -108,6 +111,7 @@ def judge(plan: Plan, run: RunDir, summary: Summary, status: Status) -> list[Pro
     """
     problems: list[Problem] = []
     problems += _of_memory(run, plan)
+    problems += _of_guests(run)
     if status.state == "completed" and plan.network.changes and run.began_ns() is None:
         problems.append(_problem(ProblemCode.EVENTS_NOT_HAPPENED, NO_EVENTS))
 
@@ -127,6 +131,18 @@ def judge(plan: Plan, run: RunDir, summary: Summary, status: Status) -> list[Pro
 
 def _problem(code: ProblemCode, message: str) -> Problem:
     return Problem(code=code, message=message)
+
+
+def _of_guests(run: RunDir) -> Iterator[Problem]:
+    works: list[GuestWork]
+    works, _problems = read(run.guest_work, GuestWork)
+    hasty = sum(work.hasty for work in works)
+    if hasty:
+        message = (
+            f"{hasty} packets between guests took less time than the least delay of their link; "
+            "repeat the run with --guests 1"
+        )
+        yield _problem(ProblemCode.PACKETS_HASTY, message)
 
 
 def _of_clock(watched: Watched) -> Iterator[Problem]:

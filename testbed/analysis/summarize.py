@@ -38,6 +38,7 @@ from testbed.runfolder.problems import Problem, ProblemCode
 from testbed.runfolder.records import (
     EVENT,
     Event,
+    GuestWork,
     RoundTripRow,
     StageBegan,
     StageEnded,
@@ -47,6 +48,7 @@ from testbed.runfolder.summary import (
     Cause,
     CollectiveRow,
     GpuSummary,
+    GuestRow,
     LoopSummary,
     RateRow,
     StageRow,
@@ -158,9 +160,34 @@ def _summarize(folder: RunDir, plan: Plan) -> Summary:
         fidelity=_round_trips(run),
         rates=_rates(run),
         stages=stages(run.events, run.problems),
+        guests=_guests(run),
         problems=run.problems,
         dominant=_dominant(run, collective_rows, training, gpu),
     )
+
+
+def _guests(run: LoadedRun) -> list[GuestRow]:
+    """Return a row for each of several guests."""
+    works: list[GuestWork]
+    works, problems = records.read(run.folder.guest_work, GuestWork)
+    if not run.plan.sites:
+        return []
+
+    run.problems.extend(problems)
+    rows: list[GuestRow] = []
+    for site in run.plan.sites:
+        for work in works:
+            if work.guest == site.number:
+                row = GuestRow(
+                    guest=work.guest,
+                    datacenters=list(site.datacenters),
+                    cpu_seconds=work.cpu_s,
+                    waited_seconds=work.waited_s,
+                    packets=work.packets,
+                    bytes=work.bytes,
+                )
+                rows.append(row)
+    return rows
 
 
 def _gpu(run: LoadedRun) -> GpuSummary | None:

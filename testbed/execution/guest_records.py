@@ -70,6 +70,17 @@ class GuestRecords:
             for path in sorted(guest.raw.glob("*.jsonl")):
                 self._collect(number, path)
 
+    def end(self) -> None:
+        """Move the last records, and write the end of the run as the last event.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        self.collect()
+        ended = self._end()
+        if ended is not None:
+            append(self._run.events, ended)
+
     def finish(self) -> None:
         """Move what is left, and remove the guests' folders.
 
@@ -85,9 +96,6 @@ class GuestRecords:
             _move_files(guest.captures, self._run.captures, number)
             _move_files(guest.work(None), self._run.work(None), number)
             guest.stacks_wanted.unlink(missing_ok=True)
-        ended = self._end()
-        if ended is not None:
-            append(self._run.events, ended)
         shutil.rmtree(self._run.guests)
 
     def _forward_wish(self) -> None:

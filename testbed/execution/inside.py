@@ -142,8 +142,8 @@ def _network_changing(
 
     def finish_change(number: int, due_ns: int) -> None:
         change = changes[number]
-        fleet.kill([host for host in change.killed if host in fleet.hosts])
-        fleet.start_again([host for host in change.started if host in fleet.hosts])
+        fleet.kill(change.killed)
+        fleet.start_again(change.started)
         for transfer in change.transfers:
             transfers.start(transfer)
         done = NetworkChange(number=number, due_ns=due_ns, time_ns=time.time_ns())

@@ -42,13 +42,16 @@ class Guests:
         failures = [status for status in statuses if status not in (None, 0)]
         if failures and self._failed_at is None:
             self._failed_at = time.monotonic()
-        if None in statuses:
-            is_over = -1 in failures or (
-                self._failed_at is not None and time.monotonic() > self._failed_at + LAST_WORDS_S
-            )
-            if not is_over:
-                return None
+        if None in statuses and not self._is_lost(failures):
+            return None
+        self._records.end()
         return failures[0] if failures else 0
+
+    def _is_lost(self, failures: Sequence[int | None]) -> bool:
+        """Return whether guests that still run have no more to say."""
+        if -1 in failures:
+            return True
+        return self._failed_at is not None and time.monotonic() > self._failed_at + LAST_WORDS_S
 
     def clock(self) -> ClockReading | None:
         """Return the report of the guest that is furthest behind; None before all have reported."""

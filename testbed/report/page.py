@@ -199,6 +199,7 @@ def _grids(content: Content) -> dict[str, Grid]:
         "transfers": lambda: tables.transfers_grid(summary),
         "fidelity": lambda: tables.fidelity_grid(summary),
         "stages": lambda: tables.stages_grid(summary),
+        "guests": lambda: tables.guests_grid(summary),
     }
     if flows is not None:
         makers["flows"] = lambda: flows_grid(flows)

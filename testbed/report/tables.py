@@ -21,6 +21,7 @@ from testbed.report.grid import NONE, Grid, GridColumn
 from testbed.runfolder.records import GLOO, RoundTripRow
 from testbed.runfolder.summary import (
     CollectiveRow,
+    GuestRow,
     PeriodRow,
     StageRow,
     Summary,
@@ -504,6 +505,30 @@ def _stage_cells(row: StageRow) -> list[str]:
         row.stage,
         _decimals(row.wall_seconds, 2),
         _decimals(row.emulated_seconds, 2),
+    ]
+
+
+def guests_grid(summary: Summary) -> Grid:
+    """Return the table of guests, if the run had several: work and waiting."""
+    columns = [
+        GridColumn("guest"),
+        GridColumn("datacenters", number=False),
+        GridColumn("work\n(CPU s)"),
+        GridColumn("waited\n(s)"),
+        GridColumn("packets\nsent"),
+        GridColumn("sent"),
+    ]
+    return Grid("Guests", columns, [_guest_cells(row) for row in summary.guests])
+
+
+def _guest_cells(row: GuestRow) -> list[str]:
+    return [
+        str(row.guest),
+        ", ".join(row.datacenters),
+        _decimals(row.cpu_seconds, 2),
+        _decimals(row.waited_seconds, 2),
+        str(row.packets),
+        format_size(row.bytes, 3),
     ]
 
 

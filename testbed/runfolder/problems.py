@@ -28,6 +28,7 @@ class ProblemCode(StrEnum):
     INCOMPLETE = "incomplete"
     CLOCK_FORCED = "clock-forced"
     MEMORY_SHORT = "memory-short"
+    PACKETS_HASTY = "packets-hasty"
     EVENTS_NOT_HAPPENED = "events-not-happened"
     ROUND_TRIP = "round-trip"
     OFFLOAD_DROPS = "offload-drops"
@@ -52,6 +53,7 @@ DOUBTS: Mapping[ProblemCode, str] = {
     ProblemCode.INCOMPLETE: "did not complete",
     ProblemCode.CLOCK_FORCED: "a process busy-waited",
     ProblemCode.MEMORY_SHORT: "the kernel had no memory for packets",
+    ProblemCode.PACKETS_HASTY: "packets overtook the clock of a guest",
     ProblemCode.EVENTS_NOT_HAPPENED: "events did not happen",
     ProblemCode.ROUND_TRIP: "round trips differ from the plan",
     ProblemCode.OFFLOAD_DROPS: "queues dropped super-packets",

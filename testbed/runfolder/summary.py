@@ -439,6 +439,26 @@ class StageRow(SummarySection):
     emulated_seconds: float | None
 
 
+class GuestRow(SummarySection):
+    """The work of one of several guests that carried out a run.
+
+    Attributes:
+        guest: Number of the guest.
+        datacenters: What the guest built.
+        cpu_seconds: CPU time of the guest's kernel and processes, from boot to end.
+        waited_seconds: Wall time for which the guest waited for other guests.
+        packets: Number of packets sent to other guests.
+        bytes: Number of bytes sent to other guests.
+    """
+
+    guest: int
+    datacenters: list[str]
+    cpu_seconds: float
+    waited_seconds: float
+    packets: int
+    bytes: int
+
+
 class Cause(SummarySection):
     """What the run's time is spent on above all, and the figures that say so.
 
@@ -472,6 +492,7 @@ class Summary(SummarySection):
         fidelity: Round-trip times before the run.
         rates: Of full links, on the real clock.
         stages: Where the time went.
+        guests: Of a run in several guests.
         problems: What is missing or damaged.
         dominant: What the run's time is spent on above all.
     """
@@ -489,6 +510,7 @@ class Summary(SummarySection):
     fidelity: list[RoundTripRow] = []
     rates: list[RateRow] = []
     stages: list[StageRow] = []
+    guests: list[GuestRow] = []
     problems: list[Problem] = []
     dominant: Cause | None = None
 

@@ -54,6 +54,7 @@ class Fleet(ABC):
         self._starts: Counter[int] = Counter()
         # rank and process number of the processes that the plan kills
         self._killed: set[tuple[int, int]] = set()
+        self._crashed: set[str] = set()  # hosts, of any guest
         self._collector: Collector | None = None
         self._hosts_to_start = 0
         for change in plan.network.changes:
@@ -141,8 +142,11 @@ class Fleet(ABC):
         return values
 
     def kill(self, hosts: Sequence[str]) -> None:
-        """Kill the ranks of `hosts`, as the plan asks."""
+        """Kill the ranks of those of `hosts` that are here, as the plan asks."""
+        self._crashed.update(hosts)
         for host in hosts:
+            if host not in self.hosts:
+                continue
             for rank in self.processes_of(host):
                 number = self._starts[rank.rank] - 1
                 self._killed.add((rank.rank, number))
@@ -150,15 +154,16 @@ class Fleet(ABC):
             self._kill(host)
 
     def start_again(self, hosts: Sequence[str]) -> None:
-        """Start the killed ranks of `hosts` again."""
-        if not hosts:
+        """Start the killed ranks of those of `hosts` again that are here."""
+        here = [host for host in hosts if host in self.hosts]
+        if not here:
             return
 
-        for host in hosts:
+        for host in here:
             self._starts.update(rank.rank for rank in self.processes_of(host))
 
-        self._hosts_to_start -= len(hosts)
-        self._start(hosts, self._netns)
+        self._hosts_to_start -= len(here)
+        self._start(here, self._netns)
 
     def wait(self, look_elsewhere: Callable[[], None] = lambda: None) -> None:
         """Wait until every rank here has exited with status 0 or was killed as planned.
@@ -317,11 +322,9 @@ class Fleet(ABC):
         """Return how a rank ended, the likely reason, and the end of the rank's log."""
         host = self.plan.workers.ranks[rank].host
         text = f"rank {rank} on {host} {ending}"
-        crashed = sorted({self.plan.workers.ranks[other].host for other, _ in self._killed})
-        if crashed:
-            text += (
-                f", after {', '.join(crashed)} had crashed as scheduled by an event of the topology"
-            )
+        if self._crashed:
+            crashed = ", ".join(sorted(self._crashed))
+            text += f", after {crashed} had crashed as scheduled by an event of the topology"
 
         if self.memory_kills(host):
             limit_mib = self.plan.workers.memory_bytes / MIB

@@ -258,6 +258,50 @@ def test_kill(pair: Path, place: Place) -> None:
     check_results_are_kept(place.folder)
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_lost_guest_of_several(pair: Path, place: Place, number: int) -> None:
+    """One of two guests is killed: exit status 4, and what both have measured is kept."""
+    with place.started(*endless(pair, place), "--guests", "2") as process:
+        wait_for(
+            lambda: place.ops() >= AT_LEAST_OPS or process.poll() is not None,
+            "the first operations",
+        )
+        os.kill(kernel_of_guest(place, number), signal.SIGKILL)
+        _out, err = process.communicate(timeout=LONGEST_S)
+    assert process.returncode == 4, err
+    assert "one of the guests ended without finishing the run" in err
+    status = place.folder.status
+    assert (status["state"], status["exit_status"]) == ("failed", 4)
+    check_results_are_kept(place.folder)
+    assert {row["rank"] for row in place.folder.ops.iter_rows(named=True)} == {0, 1}
+    place.check_nothing_is_left()
+
+
+def test_an_interrupt_of_several_guests(pair: Path, place: Place) -> None:
+    """Ctrl-C ends both guests; what both have measured is kept."""
+    with place.started(*endless(pair, place), "--guests", "2") as process:
+        wait_for(
+            lambda: place.ops() >= AT_LEAST_OPS or process.poll() is not None,
+            "the first operations",
+        )
+        process.send_signal(signal.SIGINT)
+        _out, err = process.communicate(timeout=LONGEST_S)
+    assert process.returncode == 130, err
+    assert place.folder.status["state"] == "interrupted"
+    check_results_are_kept(place.folder)
+    place.check_nothing_is_left()
+
+
+def kernel_of_guest(place: Place, number: int) -> int:
+    """The process of the kernel of one of several guests."""
+    for folder in place.guests:
+        pid = int((folder / "pid").read_text())
+        command = Path("/proc", str(pid), "cmdline").read_bytes()
+        if f"time-travel-site={number}".encode() in command.split(b"\0"):
+            return pid
+    raise AssertionError(f"there is no guest {number}")
+
+
 def test_a_lost_guest(pair: Path, place: Place) -> None:
     """The guest's kernel is killed: exit status 4, and what was measured is kept."""
     with place.started(*endless(pair, place)) as process:
