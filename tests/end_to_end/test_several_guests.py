@@ -18,6 +18,18 @@ datacenters:
 wan:
   - {mesh: [oslo, bern, lima], rate: 1 Gbit/s, delay: 10 ms, jitter: 1 ms, loss: 0.1 %}
 """
+FAST = """
+name: fast
+mtu: 9000
+tcp: {offload: on}
+datacenters:
+  oslo: {hosts: 1, nic: {rate: 100 Gbit/s}}
+  rome: {hosts: 1, nic: {rate: 100 Gbit/s}}
+  bern: {hosts: 2, nic: {rate: 100 Gbit/s}}
+wan:
+  - {between: [oslo, rome], rate: 40 Gbit/s, delay: 5 ms}
+  - {between: [rome, bern], rate: 10 Gbit/s, delay: 3 ms, queue: 500 packets, discipline: fq_codel}
+"""
 EVENTFUL = """
 name: eventful
 datacenters:
@@ -135,6 +147,16 @@ def test_losses_and_jitter(run: Run) -> None:
     assert len(summary["fidelity"]) == 3
     assert len(summary["wan"]) == 6
     assert not (folder / "guests").exists()
+
+
+def test_segmentation_offload_through_a_third_guest(run: Run) -> None:
+    """Packets of 64 KiB, which rome passes on between two others."""
+    sizes = set_options({"ops": "[all_reduce,all_gather]", "sizes": "[8 MiB]", "iterations": 2})
+    words = ["collectives", *sizes, "--isolation", "process"]
+    one, three = run(FAST, 1, *words), run(FAST, 3, *words)
+    assert operations(three) == operations(one)
+    work = json.loads((three / "summary.json").read_text())["guests"]
+    assert any(row["bytes"] > 10_000 * row["packets"] for row in work)
 
 
 def test_events_transfers_and_captures(run: Run) -> None:
