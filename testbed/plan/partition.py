@@ -56,10 +56,10 @@ def divided(plan: Plan, guests: int, *, cpus: int, base_bytes: int) -> Plan:
     wanted = min(len(clusters), cpus) if guests == AUTO else guests
     if wanted > len(clusters):
         raise InputError(
-            f"the network has {len(clusters)} parts that are joined only by links with a delay of "
-            f"at least {LEAST_DELAY_NS / 1e6} ms, too few for {wanted} guests",
+            f"links whose delay is at least {LEAST_DELAY_NS / 1e6} ms at all times divide the "
+            f"network into {len(clusters)}, too few for {wanted} guests",
             place=PLACE,
-            remedy=f"use --guests {len(clusters)} or fewer",
+            remedy=f"use --guests {len(clusters)}",
         )
     if wanted == 1:
         return plan
