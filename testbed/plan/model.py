@@ -916,6 +916,13 @@ class Plan(Frozen):
     versions: dict[str, str] = {}
 
     @property
+    def memory_of_guests(self) -> int:
+        """Bytes of memory of all guests together."""
+        if self.sites:
+            return sum(site.memory_bytes for site in self.sites)
+        return self.guest_memory_bytes
+
+    @property
     def ranks_here(self) -> list[Rank]:
         """The ranks on hosts that are built here."""
         hosts = {host.name for host in self.network.hosts_here}

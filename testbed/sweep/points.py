@@ -54,7 +54,7 @@ class PlannedPoint:
     @property
     def memory_bytes(self) -> int:
         """Maximum memory of the point: guest plus process."""
-        return self.plan.guest_memory_bytes + PROCESS_MEMORY_BYTES
+        return self.plan.memory_of_guests + PROCESS_MEMORY_BYTES
 
     @property
     def name(self) -> str:
