@@ -1,9 +1,9 @@
 """Measure testbed's own performance.
 
 Reports the wall seconds of commands until their table and until their end, the wall seconds of
-their stages, and the speed-up of sweeps by a second guest.
+their stages, and the speed-up of sweeps and of single runs by a second guest.
 
-usage: scripts/bench.py [NAME ...]     names from `CASES`, or sweep; default: all
+usage: scripts/bench.py [NAME ...]     names from `CASES`, sweep or guests; default: all
 
 Run the benchmark on an otherwise idle machine.
 """
@@ -45,6 +45,20 @@ CASES = {
     "demo": (100, ["microsoft-openai-five", "collectives", *UP_TO_1_MIB]),
 }
 SWEEP = "sweep"
+GUESTS = "guests"
+LARGE = [
+    "collectives",
+    "--isolation",
+    "process",
+    "--set",
+    "workload.ops=[all_reduce]",
+    "--set",
+    "workload.sizes=[16 MiB, 64 MiB]",
+    "--set",
+    "workload.iterations=2",
+]
+# topology: least speed-up of the operations by a second guest; five sites are two and three
+DIVIDED = {"two-sites": 1.8, "microsoft-openai-five": 1.5}
 LEAST_GAIN = 1.8  # speed-up by two parallel guests
 MOST_OVERHEAD = 4  # seconds of a point outside its operations
 EXPERIMENT = """
@@ -135,15 +149,14 @@ def overhead(point: Path) -> float:
 
 def main() -> None:
     """Run the cases, and print a line for each."""
-    names = sys.argv[1:] or [*CASES, SWEEP]
-    unknown = set(names) - {*CASES, SWEEP}
+    known = [*CASES, SWEEP, GUESTS]
+    names = sys.argv[1:] or known
+    unknown = set(names) - set(known)
     if unknown:
-        sys.exit(
-            f"unknown: {', '.join(sorted(unknown))}; the names are {', '.join([*CASES, SWEEP])}"
-        )
+        sys.exit(f"unknown: {', '.join(sorted(unknown))}; the names are {', '.join(known)}")
     print(f"{'case':<16}{'table':>7}{'goal':>6}{'end':>7}  stages (all in seconds)")
     for name in names:
-        if name == SWEEP:
+        if name in (SWEEP, GUESTS):
             continue
         goal, arguments = CASES[name]
         table, end, stages = measure(arguments)
@@ -151,6 +164,24 @@ def main() -> None:
         print(f"{name:<16}{table:>7.1f}{goal:>6}{end:>7.1f}  {parts}", flush=True)
     if SWEEP in names:
         bench_sweep()
+    if GUESTS in names:
+        bench_guests()
+
+
+def bench_guests() -> None:
+    """Print the wall seconds of all-reduces in one guest and in two, means of two runs each."""
+    for topology, goal in DIVIDED.items():
+        seconds: dict[int, list[float]] = {1: [], 2: []}
+        for guests in (1, 2, 2, 1):
+            _, _, stages = measure([topology, *LARGE, "--guests", str(guests)])
+            ops = sum(stage.wall_seconds or 0.0 for stage in stages if stage.stage == "ops")
+            seconds[guests].append(ops)
+        one, two = statistics.mean(seconds[1]), statistics.mean(seconds[2])
+        gain = f"{one / two:.2f} times as fast (goal {goal})"
+        each = "; ".join(
+            ", ".join(f"{value:.1f}" for value in values) for values in seconds.values()
+        )
+        print(f"{GUESTS:<16}{'':>7}{'':>6}{two:>7.1f}  {topology}: {gain}; ops {each}", flush=True)
 
 
 def bench_sweep() -> None:
