@@ -1,5 +1,7 @@
 """Datacenters are divided among guests only along links with a delay, with about equal ranks."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from testbed.core.errors import InputError
@@ -14,7 +16,7 @@ MIB = 2**20
 
 
 def plan(
-    hosts: dict[str, int], delays: dict[tuple[str, str], str], events: list[object] | None = None
+    hosts: dict[str, int], delays: dict[tuple[str, str], str], events: Sequence[object] = ()
 ) -> Plan:
     topology = Topology.model_validate(
         {
@@ -23,7 +25,7 @@ def plan(
                 {"between": list(ends), "rate": "1 Gbit/s", "delay": delay}
                 for ends, delay in delays.items()
             ],
-            "events": events or [],
+            "events": list(events),
         }
     )
     return resolve(topology, load_workload("collectives"), RunOptions(), machine_memory_bytes=2**36)
