@@ -178,10 +178,13 @@ def bench_guests() -> None:
             seconds[guests].append(ops)
         one, two = statistics.mean(seconds[1]), statistics.mean(seconds[2])
         gain = f"{one / two:.2f} times as fast (goal {goal})"
-        each = "; ".join(
-            ", ".join(f"{value:.1f}" for value in values) for values in seconds.values()
-        )
+        each = "; ".join(format_seconds(values) for values in seconds.values())
         print(f"{GUESTS:<16}{'':>7}{'':>6}{two:>7.1f}  {topology}: {gain}; ops {each}", flush=True)
+
+
+def format_seconds(values: list[float]) -> str:
+    """Return seconds as text."""
+    return ", ".join(f"{value:.1f}" for value in values)
 
 
 def bench_sweep() -> None:

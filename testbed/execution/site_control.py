@@ -18,7 +18,7 @@ from typing import Any, Self
 from pyroute2 import IPRoute
 
 from testbed.core.errors import RunError
-from testbed.plan.model import Site, site_device
+from testbed.plan.model import GuestSite, site_device
 
 ETHER_TYPE = 0x88B5  # IEEE 802, for local experiments
 BROADCAST = b"\xff" * 6
@@ -29,7 +29,7 @@ FAILED_ELSEWHERE = "the run failed in another guest"
 class SiteControl:
     """The messages of one guest; without other guests, nothing waits for anything."""
 
-    def __init__(self, site: Site | None) -> None:
+    def __init__(self, site: GuestSite | None) -> None:
         """Prepare the messages of the guest that builds `site`; None: the only guest."""
         self._site = site
         self._sockets: list[socket.socket] = []

@@ -15,7 +15,7 @@ from testbed.guest.boot import Guest, GuestSpec, start_guest
 from testbed.guest.clock import ClockReading
 from testbed.guest.kernel import Kernel
 from testbed.guest.sites import GuestLink, SharedClock, shared_clock
-from testbed.plan.model import Plan, Site
+from testbed.plan.model import GuestSite, Plan
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.records import GuestWork, append
 
@@ -139,7 +139,7 @@ def _links(plan: Plan) -> list[GuestLink]:
 def _spec(
     plan: Plan,
     run: RunDir,
-    site: Site,
+    site: GuestSite,
     folder: RunDir,
     kernel: Kernel,
     code: Code,

@@ -24,9 +24,9 @@ from testbed.plan.model import (
     HOST_INTERFACE,
     Datacenter,
     FabricCable,
+    GuestSite,
     Host,
     Network,
-    Site,
     WanLink,
     site_device,
 )
@@ -169,7 +169,7 @@ def _link_routers_to_outside_plant(net: Mininet, plan: Network, link: WanLink) -
         )
 
 
-def _link_outside_plant_to_guests(net: Mininet, plan: Network, site: Site) -> None:
+def _link_outside_plant_to_guests(net: Mininet, plan: Network, site: GuestSite) -> None:
     """Make the kernel's devices for the far ends of WAN links interfaces of the outside plant."""
     links = {link.key: link for link in plan.wan}
     plant = net[qdiscs.OUTSIDE_PLANT]

@@ -482,7 +482,7 @@ _LOOK_UPS = (
 )
 
 
-class Crossing(Frozen):
+class CutLink(Frozen):
     """A WAN link between two guests.
 
     Attributes:
@@ -503,7 +503,7 @@ def site_device(number: int) -> str:
     return f"site{number}"
 
 
-class Site(Frozen):
+class GuestSite(Frozen):
     """The part of a network that one of several guests builds.
 
     Attributes:
@@ -517,7 +517,7 @@ class Site(Frozen):
 
     number: int
     datacenters: tuple[str, ...]
-    crossings: tuple[Crossing, ...]
+    crossings: tuple[CutLink, ...]
     control_devices: tuple[int, ...]
     control_delay_ns: int
     memory_bytes: int = Field(gt=0)
@@ -548,7 +548,7 @@ class Network(Frozen):
     ecmp: Ecmp = "hosts"
     tcp: Tcp
     changes: tuple[Change, ...] = ()
-    site: Site | None = None
+    site: GuestSite | None = None
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """This network with other values, and without the look-ups that belong to the old ones."""
@@ -672,11 +672,7 @@ class Network(Frozen):
     @property
     def wan_here(self) -> list[WanLink]:
         """The WAN links with an end that is built here."""
-        return [
-            link
-            for link in self.wan
-            if any(self.is_here(direction.source) for direction in link.directions)
-        ]
+        return [link for link in self.wan if self.directions_here(link)]
 
     def directions_here(self, link: WanLink) -> list[Direction]:
         """The directions of a WAN link whose sender is built here."""
@@ -912,7 +908,7 @@ class Plan(Frozen):
     capturing: Capturing = Capturing()
     seed: int
     guest_memory_bytes: int = Field(gt=0)
-    sites: tuple[Site, ...] = ()
+    sites: tuple[GuestSite, ...] = ()
     versions: dict[str, str] = {}
 
     @property
@@ -934,6 +930,6 @@ class Plan(Frozen):
         hosts = {host.name for host in self.network.hosts_here}
         return [rank for rank in self.workers.processes if rank.host in hosts]
 
-    def for_site(self, site: Site) -> Plan:
+    def for_site(self, site: GuestSite) -> Plan:
         """Return the plan of the guest that builds `site`."""
         return self.model_copy(update={"network": self.network.model_copy(update={"site": site})})

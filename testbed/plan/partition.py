@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from testbed.core.errors import InputError, Place
-from testbed.plan.model import Crossing, Network, Plan, Site
+from testbed.plan.model import CutLink, GuestSite, Network, Plan
 
 AUTO = 0  # as many guests as there are CPUs, and as the plan allows
 
@@ -146,7 +146,7 @@ def _groups(plan: Plan, clusters: Sequence[list[str]], guests: int) -> list[list
 
 def _sites(
     plan: Plan, groups: Sequence[Sequence[str]], delays: Mapping[str, _Delays], base_bytes: int
-) -> tuple[Site, ...]:
+) -> tuple[GuestSite, ...]:
     """Return the sites, with the links between them."""
     network = plan.network
     guest_of: dict[str, int] = {}
@@ -154,13 +154,13 @@ def _sites(
         for dc in group:
             guest_of[dc] = number
 
-    crossings: list[Crossing] = []
+    crossings: list[CutLink] = []
     for link in network.wan:
         ends = (guest_of[link.forward.source], guest_of[link.forward.target])
         if ends[0] == ends[1]:
             continue
         link_delays = delays[link.key]
-        crossing = Crossing(
+        crossing = CutLink(
             link=link.key,
             device=len(crossings),
             ends=ends,
@@ -170,12 +170,12 @@ def _sites(
 
     control_delay_ns = min(min(crossing.delays_ns) for crossing in crossings)
     first_control = len(crossings)
-    sites: list[Site] = []
+    sites: list[GuestSite] = []
     for number, group in enumerate(groups):
         devices = [first_control + number - 1]
         if number == 0:
             devices = [first_control + other for other in range(len(groups) - 1)]
-        site = Site(
+        site = GuestSite(
             number=number,
             datacenters=tuple(group),
             crossings=tuple(crossing for crossing in crossings if number in crossing.ends),

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +96,15 @@ def lines(path: Path) -> list[Any]:
 
 def operations(folder: Path) -> dict[str, list[Any]]:
     """What the ranks did when, without the ports and the windows of TCP."""
+    fields = ("op", "bytes", "iteration", "start_ns", "end_ns")
     found: dict[str, list[Any]] = {}
     for path in sorted((folder / "raw").glob("ops-*.jsonl")):
-        found[path.name] = [
-            (line["op"], line["bytes"], line["iteration"], line["start_ns"], line["end_ns"])
-            for line in lines(path)
-        ]
+        found[path.name] = [itemgetter(*fields)(line) for line in lines(path)]
     return found
+
+
+def fields_of(record: dict[str, Any], fields: tuple[str, ...]) -> list[str]:
+    return [str(record[field]) for field in fields]
 
 
 def packets(folder: Path) -> dict[str, int]:
@@ -172,7 +175,7 @@ def test_events_transfers_and_captures(run: Run) -> None:
         found = []
         for folder in (one, two):
             records = lines(folder / "raw" / name)
-            found.append(sorted([str(record[field]) for field in fields] for record in records))
+            found.append(sorted(fields_of(record, fields) for record in records))
         assert found[0]
         assert found[0] == found[1]
     captured, expected = packets(two), packets(one)
@@ -184,10 +187,10 @@ def test_containers_that_train(run: Run) -> None:
     words = ["train", *set_options({"steps": 2}), "--isolation", "container"]
     one, two = run(LOSSY, 1, *words), run(LOSSY, 2, *words)
     assert operations(two) == operations(one)
-    losses = [
-        [line.get("loss") for line in lines(folder / "raw" / "train-0.jsonl")]
-        for folder in (one, two)
-    ]
+    losses = []
+    for folder in (one, two):
+        steps = lines(folder / "raw" / "train-0.jsonl")
+        losses.append([step.get("loss") for step in steps])
     assert losses[0] == losses[1]
     assert states(two) == ("completed", True)
 
