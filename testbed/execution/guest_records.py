@@ -96,7 +96,8 @@ class GuestRecords:
             _move_files(guest.captures, self._run.captures, number)
             _move_files(guest.work(None), self._run.work(None), number)
             guest.stacks_wanted.unlink(missing_ok=True)
-        shutil.rmtree(self._run.guests)
+        # What cannot be removed is made harmless with the rest of the run folder.
+        shutil.rmtree(self._run.guests, ignore_errors=True)
 
     def _forward_wish(self) -> None:
         """Let every guest write the stacks of its ranks, if they are wanted."""

@@ -34,10 +34,14 @@ class Guests:
         self._run = run
         self._began = time.monotonic()
         self._failed_at: float | None = None
+        self._cpu_s: dict[int, float] = {}  # of guests that have ended: processes vanish
 
     def status(self) -> int | None:
         """Return the exit status of the run; None while a guest runs, -1 if a guest was lost."""
         statuses = [guest.status() for guest in self._guests]
+        for number, status in enumerate(statuses):
+            if status is not None and number not in self._cpu_s:
+                self._cpu_s[number] = self._guests[number].cpu_seconds()
         self._records.collect()
         failures = [status for status in statuses if status not in (None, 0)]
         if failures and self._failed_at is None:
@@ -72,10 +76,11 @@ class Guests:
         wall_s = time.monotonic() - self._began
         for number, guest in enumerate(self._guests):
             work = self._clock.work(number)
+            cpu_s = self._cpu_s.get(number) or guest.cpu_seconds()
             record = GuestWork(
                 guest=number,
                 wall_s=round(wall_s, 3),
-                cpu_s=round(guest.cpu_seconds(), 3),
+                cpu_s=round(cpu_s, 3),
                 waits=work.waits,
                 waited_s=round(work.waited_s, 3),
                 packets=work.packets,
