@@ -95,10 +95,15 @@ def cloud() -> Written:
 
 
 def busy_cpus() -> Scenario:
-    """Two hosts whose CPUs are slower than their NICs."""
+    """A host whose CPU is slower than its NIC sends to one whose CPU takes no time."""
+    nic = {"rate": "10 Gbit/s", "delay": "0 ms"}
     cpu = {"copy_rate": "2 Gbit/s", "call_time": "100 us"}
-    site = {"hosts": 2, "nic": {"rate": "10 Gbit/s", "delay": "0.1 ms"}, "cpu": cpu}
-    return scenario_of({"name": "busy", "datacenters": {"a": site}}, "tcp", seconds=0.5, settle=0.2)
+    busy = {
+        "name": "busy",
+        "datacenters": {"a": {"hosts": 1, "nic": nic, "cpu": cpu}, "b": {"hosts": 1, "nic": nic}},
+        "wan": [{"between": ["a", "b"], "rate": "10 Gbit/s", "delay": "0.1 ms"}],
+    }
+    return scenario_of(busy, "tcp", seconds=0.5, settle=0.2)
 
 
 def jittery_nics(between: str) -> Scenario:
