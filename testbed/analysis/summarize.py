@@ -168,11 +168,11 @@ def _summarize(folder: RunDir, plan: Plan) -> Summary:
 
 def _guests(run: LoadedRun) -> list[GuestRow]:
     """Return a row for each of several guests."""
-    works: list[GuestWork]
-    works, problems = records.read(run.folder.guest_work, GuestWork)
     if not run.plan.sites:
         return []
 
+    works: list[GuestWork]
+    works, problems = records.read(run.folder.guest_work, GuestWork)
     run.problems.extend(problems)
     rows: list[GuestRow] = []
     for site in run.plan.sites:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from testbed.core.leftovers import Note
 from testbed.execution.guest_code import (
+    Code,
     code_for_guests,
     plan_folders,
     remove_damaged_bundles,
@@ -22,7 +23,7 @@ from testbed.plan.model import Plan
 from testbed.runfolder.folder import RunDir
 
 
-class _GuestKernelBackend:
+class GuestKernelBackend:
     """Common part of the backends that carry out plans in a guest kernel."""
 
     subject = "the guest"
@@ -58,6 +59,20 @@ class _GuestKernelBackend:
         """Return the version of the guest kernel."""
         return guest_kernel_version(self._kernel)
 
+    def spec(self, plan: Plan, run: RunDir, code: Code) -> GuestSpec:
+        """Return the guest that carries out the plan in the run folder."""
+        return GuestSpec(
+            kernel=self.kernel,
+            command=[*code.python, "testbed.execution.inside", str(run.path)],
+            writable=run.path,
+            memory_bytes=plan.guest_memory_bytes,
+            clock=plan.clock,
+            clock_file=run.clock,
+            console=run.console,
+            readable=[*code.readable, *plan_folders(plan)],
+            environment=code.environment,
+        )
+
     def heal(self) -> str:
         """Remove a damaged kernel, and damaged modules, from the cache.
 
@@ -77,7 +92,7 @@ class _GuestKernelBackend:
         end_abandoned_guest(left)
 
 
-class GuestBackend(_GuestKernelBackend):
+class GuestBackend(GuestKernelBackend):
     """Backend that carries out each plan in a separate guest."""
 
     @contextmanager
@@ -95,22 +110,12 @@ class GuestBackend(_GuestKernelBackend):
         code = code_for_guests(lambda: progress.stage("modules"))
         code = with_gpus(code, plan, lambda: progress.stage("gpus"))
         progress.stage("boot")
-        spec = GuestSpec(
-            kernel=self.kernel,
-            command=[*code.python, "testbed.execution.inside", str(run.path)],
-            writable=run.path,
-            memory_bytes=plan.guest_memory_bytes,
-            clock=plan.clock,
-            clock_file=run.clock,
-            console=run.console,
-            readable=[*code.readable, *plan_folders(plan)],
-            environment=code.environment,
-        )
+        spec = self.spec(plan, run, code)
         with start_guest(spec) as guest:
             yield guest
 
 
-class ResidentGuestBackend(_GuestKernelBackend):
+class ResidentGuestBackend(GuestKernelBackend):
     """Backend that carries out plans in a resident guest.
 
     The run folders lie below the guest's folder.

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 from testbed.core.errors import MachineError
-from testbed.execution.guest_backend import GuestBackend
-from testbed.execution.guest_code import Code, code_for_guests, plan_folders
+from testbed.execution.guest_backend import GuestKernelBackend
+from testbed.execution.guest_code import code_for_guests
 from testbed.execution.guest_records import GuestRecords
 from testbed.execution.supervise import Progress
 from testbed.guest.boot import Guest, GuestSpec, start_guest
 from testbed.guest.clock import ClockReading
-from testbed.guest.kernel import Kernel
 from testbed.guest.sites import GuestLink, SharedClock, shared_clock
 from testbed.plan.model import GuestSite, Plan
 from testbed.runfolder.folder import RunDir
@@ -90,13 +90,13 @@ class Guests:
             append(self._run.guest_work, record)
 
 
-class SitesBackend(GuestBackend):
+class SitesBackend(GuestKernelBackend):
     """Backend that carries out a plan in a guest for each of the plan's sites."""
 
     subject = "one of the guests"
 
     @contextmanager
-    def start(self, plan: Plan, run: RunDir, progress: Progress) -> Iterator[Guests]:  # type: ignore[override]
+    def start(self, plan: Plan, run: RunDir, progress: Progress) -> Iterator[Guests]:
         """Carry out the plan in new guests, within the block.
 
         Args:
@@ -119,9 +119,10 @@ class SitesBackend(GuestBackend):
             records = GuestRecords(run, plan)
             stack.callback(records.finish)
             clock = stack.enter_context(shared_clock(len(plan.sites), _links(plan)))
+            whole = self.spec(plan, run, code)
             guests: list[Guest] = []
             for site, folder in zip(plan.sites, records.guests, strict=True):
-                spec = _spec(plan, run, site, folder, kernel, code, clock)
+                spec = _for_site(whole, site, folder, run, clock)
                 guests.append(stack.enter_context(start_guest(spec)))
             running = Guests(guests, records, clock, run)
             stack.callback(running.note_work)
@@ -141,29 +142,19 @@ def _links(plan: Plan) -> list[GuestLink]:
     return [links[device] for device in sorted(links)]
 
 
-def _spec(
-    plan: Plan,
-    run: RunDir,
-    site: GuestSite,
-    folder: RunDir,
-    kernel: Kernel,
-    code: Code,
-    clock: SharedClock,
+def _for_site(
+    spec: GuestSpec, site: GuestSite, folder: RunDir, run: RunDir, clock: SharedClock
 ) -> GuestSpec:
+    """Return the guest that builds one site, and writes into `folder`."""
     console = run.console
     if site.number > 0:
         console = console.with_stem(f"{console.stem}-{site.number}")
-    return GuestSpec(
-        kernel=kernel,
-        command=[*code.python, "testbed.execution.inside", str(run.path)],
-        writable=run.path,
+    return replace(
+        spec,
         writable_from=folder.path,
         memory_bytes=site.memory_bytes,
-        clock="virtual",
         clock_file=folder.clock,
         console=console,
-        readable=[*code.readable, *plan_folders(plan)],
-        environment=code.environment,
         clock_shared=clock,
         site=site.number,
     )

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 from testbed.core.errors import InputError, Place
 from testbed.plan.model import CutLink, GuestSite, Network, Plan
-
-AUTO = 0  # as many guests as there are CPUs, and as the plan allows
+from testbed.spec.options import AUTO_GUESTS
 
 # With a shorter delay, guests would wait for each other more often than they work.
 LEAST_DELAY_NS = 500_000
@@ -36,7 +35,7 @@ def divided(plan: Plan, guests: int, *, cpus: int, base_bytes: int) -> Plan:
 
     Args:
         plan: the plan of a run in one guest.
-        guests: number of guests, or `AUTO`.
+        guests: number of guests, or `AUTO_GUESTS`.
         cpus: number of CPUs of the machine.
         base_bytes: the part of a guest's memory that does not depend on the number of its ranks.
 
@@ -47,13 +46,13 @@ def divided(plan: Plan, guests: int, *, cpus: int, base_bytes: int) -> Plan:
         return plan
     reason = why_one_guest(plan)
     if reason:
-        if guests == AUTO:
+        if guests == AUTO_GUESTS:
             return plan
         raise InputError(f"{reason} needs one guest", place=PLACE, remedy="use --guests 1")
 
     delays = _least_delays(plan.network)
     clusters = _clusters(plan.network, delays)
-    wanted = min(len(clusters), cpus) if guests == AUTO else guests
+    wanted = min(len(clusters), cpus) if guests == AUTO_GUESTS else guests
     if wanted > len(clusters):
         raise InputError(
             f"links whose delay is at least {LEAST_DELAY_NS / 1e6} ms at all times divide the "
@@ -66,7 +65,7 @@ def divided(plan: Plan, guests: int, *, cpus: int, base_bytes: int) -> Plan:
     groups = _groups(plan, clusters, wanted)
     sites = _sites(plan, groups, delays, base_bytes)
     if _first_change_ns(plan.network) < sites[0].control_delay_ns:
-        if guests == AUTO:
+        if guests == AUTO_GUESTS:
             return plan
         raise InputError(
             "an event begins so soon after the first operation that not all guests can know of it: "

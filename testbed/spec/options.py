@@ -38,8 +38,9 @@ NS_PER_S = 10**9
 ENVIRONMENT_PREFIX = "TESTBED_"
 # Each host has private folders with these names, which hide the machine's folders.
 FOLDERS_OF_EACH_HOST = tuple(Path(name) for name in ("/", "/tmp", "/run", "/dev/shm"))
-# Bytes; with less, a guest's kernel does not boot, and Docker starts no container.
 MOST_GUESTS = 64
+AUTO_GUESTS = 0  # as many as there are CPUs, and as the plan allows
+# Bytes; with less, a guest's kernel does not boot, and Docker starts no container.
 LEAST_MEMORY = {"guest_memory": 64 * 2**20, "memory": 6 * 2**20}
 CAPTURE_DETAILS = ("capture_filter", "capture_snap", "capture_limit")
 
@@ -83,9 +84,9 @@ def _check_memory(value: int | None, info: ValidationInfo) -> int | None:
 
 
 def _read_guests(value: object) -> int:
-    """Return a number of guests; 0 for auto."""
+    """Return a number of guests; `AUTO_GUESTS` for auto."""
     if value == "auto":
-        return 0
+        return AUTO_GUESTS
     text = str(value).strip()
     if isinstance(value, bool) or not text.isdecimal() or not 1 <= int(text) <= MOST_GUESTS:
         raise UnitError(f"{value!r} is not a number of guests", f"auto, or 1 to {MOST_GUESTS}")
@@ -173,7 +174,9 @@ class RunOptions(Strict):
     guests: Annotated[
         int,
         BeforeValidator(_read_guests),
-        PlainSerializer(lambda guests: "auto" if guests == 0 else guests, when_used="json"),
+        PlainSerializer(
+            lambda guests: "auto" if guests == AUTO_GUESTS else guests, when_used="json"
+        ),
         Written(value="auto|INTEGER", default="1"),
     ] = Field(
         1,

@@ -6,9 +6,9 @@ import pytest
 
 from testbed.core.errors import InputError
 from testbed.plan.model import Plan
-from testbed.plan.partition import AUTO, divided, why_one_guest
+from testbed.plan.partition import divided, why_one_guest
 from testbed.plan.resolve import resolve
-from testbed.spec.options import RunOptions
+from testbed.spec.options import AUTO_GUESTS, RunOptions
 from testbed.spec.topology import Topology
 from testbed.spec.workload import load_workload
 
@@ -58,9 +58,9 @@ def test_guests_have_about_equal_ranks() -> None:
 
 def test_auto_is_limited_by_cpus_and_by_the_network() -> None:
     whole = plan({"a": 1, "b": 1, "c": 1, "d": 1}, LINE)
-    assert len(groups(whole, AUTO, cpus=2)) == 2
-    assert len(groups(whole, AUTO, cpus=16)) == 3
-    assert groups(whole, AUTO, cpus=1) == []
+    assert len(groups(whole, AUTO_GUESTS, cpus=2)) == 2
+    assert len(groups(whole, AUTO_GUESTS, cpus=16)) == 3
+    assert groups(whole, AUTO_GUESTS, cpus=1) == []
 
 
 def test_the_links_between_guests() -> None:
@@ -89,7 +89,7 @@ def test_an_event_that_is_too_early() -> None:
     whole = plan({"a": 1, "b": 1}, {("a", "b"): "5 ms"}, early)
     with pytest.raises(InputError, match=r"least delay between guests is 5\.0 ms"):
         groups(whole, 2)
-    assert groups(whole, AUTO) == []
+    assert groups(whole, AUTO_GUESTS) == []
 
 
 def test_what_needs_one_guest() -> None:
@@ -98,7 +98,7 @@ def test_what_needs_one_guest() -> None:
     real = whole.model_copy(update={"clock": "real"})
     with pytest.raises(InputError, match="the real clock needs one guest"):
         groups(real, 2)
-    assert groups(real, AUTO) == []
+    assert groups(real, AUTO_GUESTS) == []
 
 
 def test_each_guest_builds_its_part() -> None:
