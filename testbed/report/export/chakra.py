@@ -239,13 +239,7 @@ def _messages() -> dict[str, Any]:
         ],
     )
     attribute.oneof_decl.add(name="value")
-    attribute.field.add(
-        name="int64_list",
-        number=10,
-        type=_Field.TYPE_MESSAGE,
-        label=_SINGLE,
-        type_name=f".{PACKAGE}.Int64List",
-    )
+    _declare_part(attribute, "int64_list", 10, "Int64List", _SINGLE)
     for field in attribute.field[1:]:
         field.oneof_index = 0
     node = _declare(
@@ -260,13 +254,7 @@ def _messages() -> dict[str, Any]:
             ("duration_micros", 7, _Field.TYPE_UINT64, _SINGLE),
         ],
     )
-    node.field.add(
-        name="attr",
-        number=10,
-        type=_Field.TYPE_MESSAGE,
-        label=_REPEATED,
-        type_name=f".{PACKAGE}.AttributeProto",
-    )
+    _declare_part(node, "attr", 10, "AttributeProto", _REPEATED)
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     classes: dict[str, Any] = {}
@@ -284,3 +272,16 @@ def _declare(
     for field, number, kind, label in fields:
         message.field.add(name=field, number=number, type=kind, label=label)
     return message
+
+
+def _declare_part(
+    message: descriptor_pb2.DescriptorProto, name: str, number: int, part: str, label: int
+) -> None:
+    """Add a field to a message that holds one message `part`, or several."""
+    message.field.add(
+        name=name,
+        number=number,
+        type=_Field.TYPE_MESSAGE,
+        label=label,
+        type_name=f".{PACKAGE}.{part}",
+    )
