@@ -10,6 +10,7 @@ import pytest
 
 import testbed
 from testbed import api
+from testbed.api import prepared_run
 from testbed.analysis.summarize import collect
 from testbed.core.errors import GuestLost, InputError
 from testbed.execution.supervise import Progress
@@ -108,7 +109,7 @@ class Launch:
 @pytest.fixture
 def launch(monkeypatch: pytest.MonkeyPatch) -> Launch:
     launch = Launch()
-    monkeypatch.setattr(api, "launch", launch)
+    monkeypatch.setattr(prepared_run, "launch", launch)
     return launch
 
 
@@ -297,7 +298,7 @@ def test_progress_callback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
             progress.advance(3, 20, "step")
         progress.measured()
 
-    monkeypatch.setattr(api, "launch", report)
+    monkeypatch.setattr(prepared_run, "launch", report)
     news: list[testbed.RunProgress] = []
     testbed.run("two-sites", out=tmp_path / "run", progress=news.append)
     assert [str(progress) for progress in news] == [
@@ -312,7 +313,7 @@ def test_error_names_the_run_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     def fail(plan: Plan, folder: RunDir, **options: Any) -> None:
         raise GuestLost("the guest is gone")
 
-    monkeypatch.setattr(api, "launch", fail)
+    monkeypatch.setattr(prepared_run, "launch", fail)
     with pytest.raises(testbed.GuestLost, match="the guest is gone") as caught:
         testbed.run("two-sites", out=tmp_path / "run")
     assert caught.value.__notes__ == [f"the run folder is {tmp_path / 'run'}"]

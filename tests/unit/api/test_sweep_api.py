@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import testbed
-from testbed.api import _as_experiment
+from testbed.api.arguments import as_experiment
 from testbed.core.errors import InputError
 from testbed.spec import yaml_reader
 from testbed.spec.experiment import Experiment, GivenTopology
@@ -136,7 +136,7 @@ def test_wrong_arguments(
 def test_topology_made_in_python(experiment: Any, topology: Any, tmp_path: Path) -> None:
     """Its points vary it as they vary a preset, and a file of the sweep's folder repeats them."""
     folder = SweepDir.create(tmp_path / "sweep")
-    plan, text = _as_experiment(experiment, topology, [])
+    plan, text = as_experiment(experiment, topology, [])
     assert text is not None
     plan = plan.with_topology(GivenTopology(text, folder.topology))
     mtu = Override("topology.mtu", ("mtu",), 9000)
@@ -155,14 +155,14 @@ def test_topology_made_in_python(experiment: Any, topology: Any, tmp_path: Path)
 
 def test_a_setting_replaces_a_topology_made_in_python() -> None:
     setting = Override("experiment.topology", ("topology",), "two-sites")
-    plan, text = _as_experiment({**OTHERS, "topology": pair()}, None, [setting])
+    plan, text = as_experiment({**OTHERS, "topology": pair()}, None, [setting])
     assert (plan.topology, text) == ("two-sites", None)
 
 
 def test_topology_by_path(tmp_path: Path) -> None:
     file = tmp_path / "pair.yaml"
     file.write_text(pair().to_yaml())
-    plan, text = _as_experiment(EXPERIMENT, file, [])
+    plan, text = as_experiment(EXPERIMENT, file, [])
     assert (plan.topology, text) == (str(file), None)
     assert plan_points(plan, {})[0].plan.network.name == "pair"
 
