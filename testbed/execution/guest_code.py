@@ -65,11 +65,17 @@ def code_for_guests(
     for folder in ("testbed", "workloads"):
         compileall.compile_dir(project / folder, quiet=2)
     environment = {"PYTHONPATH": str(project), **GUEST_ENVIRONMENT}
-    readable = [project, Path(sys.prefix), Path(sys.base_prefix)]
+    readable = [project, Path(sys.prefix), Path(sys.base_prefix), *_added_folders()]
     if not bundled:
         return Code([sys.executable, "-m"], environment, readable)
     python = python_for_guests(environment, on_bundling)
     return Code(python, environment, [*readable, bundles_folder()])
+
+
+def _added_folders() -> list[Path]:
+    """Return the folders from which modules come, such as those that .pth files add."""
+    first = 0 if sys.flags.safe_path else 1  # the folder of the user's script
+    return [Path(entry) for entry in sys.path[first:] if Path(entry).is_dir()]
 
 
 def with_gpus(code: Code, plan: Plan, on_building: Callable[[], None]) -> Code:

@@ -16,7 +16,7 @@ from testbed.guest.kernel import Kernel
 from testbed.runfolder.status import read_status
 from tests.support.shared import Command, Need
 from tests.support.users import opened
-from tests.support.wheels import build_wheel, make_environment
+from tests.support.wheels import add_dependencies, build_wheel, make_environment
 
 # Packages that only runs, their workloads and sweeps on Ray need, or tests.
 LEFT_OUT = (*RUN_MODULES, "ray", "torchft", "accelerate", "testbed", "wan_training", "__editable__")
@@ -170,7 +170,7 @@ def test_two_wheels_and_python_alone(
     """No root, no program of a Debian package, the guest kernel from its wheel."""
     need(os.geteuid() == 0, "root's rights, to give them away")
     program, packages = make_environment(stranger.parent / "environment", wheel)
-    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    add_dependencies(packages)
     (packages / "testbed_kernel").mkdir()
     (packages / "testbed_kernel/__init__.py").touch()
     shutil.copy(kernel.path, packages / "testbed_kernel/linux")

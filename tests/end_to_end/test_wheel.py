@@ -5,7 +5,6 @@ of the tests, by a path file, so that nothing is downloaded.
 """
 
 import subprocess
-import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 
 from testbed.guest.kernel import Kernel
 from tests.support.shared import PROJECT
-from tests.support.wheels import build_wheel, make_environment
+from tests.support.wheels import add_dependencies, build_wheel, make_environment
 
 Testbed = Callable[..., str]  # the fixture `testbed_of_wheel`
 SMALL = ["--isolation", "process", "--set", "workload.sizes=[4 KiB]"]
@@ -32,7 +31,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program `testbed` of an environment that has the wheel."""
     folder = tmp_path_factory.mktemp("wheel")
     program, packages = make_environment(folder / "environment", build_wheel(folder))
-    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    add_dependencies(packages)
     return program
 
 

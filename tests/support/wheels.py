@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import sysconfig
+import tempfile
 import venv
 from pathlib import Path
 
@@ -37,3 +39,14 @@ def make_environment(environment: Path, wheel: Path) -> tuple[Path, Path]:
     program.write_text(PROGRAM.format(environment=environment))
     program.chmod(0o755)
     return program, packages
+
+
+def add_dependencies(packages: Path) -> None:
+    """Add the packages of this environment to another.
+
+    They are found through a folder below /tmp, which a guest sees only if it is told to.
+    """
+    dependencies = Path(tempfile.mkdtemp(dir=packages.parents[3])) / "dependencies"
+    dependencies.symlink_to(sysconfig.get_path("purelib"))
+    dependencies.parent.chmod(0o755)
+    (packages / "dependencies.pth").write_text(f"{dependencies}\n")

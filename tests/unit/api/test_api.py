@@ -10,8 +10,8 @@ import pytest
 
 import testbed
 from testbed import api
-from testbed.api import prepared_run
 from testbed.analysis.summarize import collect
+from testbed.api import prepared_run
 from testbed.core.errors import GuestLost, InputError
 from testbed.execution.supervise import Progress
 from testbed.plan.model import Plan
