@@ -220,7 +220,7 @@ class _CudaRuntime:
     def cudaMemGetInfo(self, device: int) -> tuple[int, int]:
         """Return free and total memory of a device in bytes."""
         gpus = gpu_figures()
-        used = memory_figures(device)["reserved"]
+        used = memory_figures(device)["reserved_bytes"]["all"]["current"]
         return gpus.usable_bytes - used, gpus.memory_bytes
 
     def cudaGetErrorString(self, code: int) -> str:

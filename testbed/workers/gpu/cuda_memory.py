@@ -13,8 +13,8 @@ def memory_functions() -> Mapping[str, Any]:
     return {
         "_cuda_emptyCache": _empty_cache,
         "_cuda_memoryStats": _memory_stats,
-        "_cuda_resetPeakMemoryStats": _reset_peak,
-        "_cuda_resetAccumulatedMemoryStats": _nothing,
+        "_cuda_resetPeakMemoryStats": _reset_peaks,
+        "_cuda_resetAccumulatedMemoryStats": _reset_sums,
         "_cuda_hostMemoryStats": dict,
         "_cuda_resetPeakHostMemoryStats": _nothing,
         "_cuda_resetAccumulatedHostMemoryStats": _nothing,
@@ -36,8 +36,12 @@ def _nothing(*_arguments: object, **_options: object) -> None:
     return None
 
 
-def _reset_peak(device: int) -> None:
-    device_library().testbed_reset_peak(device)
+def _reset_peaks(device: int) -> None:
+    device_library().testbed_reset_peaks(device)
+
+
+def _reset_sums(device: int) -> None:
+    device_library().testbed_reset_sums(device)
 
 
 _fractions: dict[int, float] = {}
@@ -57,35 +61,15 @@ def _set_memory_fraction(fraction: float, device: int) -> None:
     device_library().testbed_limit_memory(device, fraction)
 
 
-def _statistic(current: int, peak: int) -> dict[str, dict[str, int]]:
-    values = {"current": current, "peak": peak, "allocated": peak, "freed": peak - current}
-    nothing = dict.fromkeys(values, 0)
-    return {"all": values, "small_pool": nothing, "large_pool": values}
-
-
 def _memory_stats(device: int) -> dict[str, Any]:
     """Return statistics with the names of torch's caching allocator."""
-    use = memory_figures(device)
-    allocated = _statistic(use["allocated"], use["peak_allocated"])
-    reserved = _statistic(use["reserved"], use["peak_reserved"])
-    blocks = _statistic(use["blocks"], use["blocks"])
-    nothing = _statistic(0, 0)
+    figures = memory_figures(device)
+    del figures["highest_allocated"]
+    nothing = {"current": 0, "peak": 0, "allocated": 0, "freed": 0}
     return {
-        "allocation": blocks,
-        "segment": nothing,
-        "active": blocks,
-        "inactive_split": nothing,
-        "allocated_bytes": allocated,
-        "reserved_bytes": reserved,
-        "active_bytes": allocated,
-        "inactive_split_bytes": nothing,
-        "requested_bytes": _statistic(use["requested"], use["peak_allocated"]),
-        "oversize_allocations": nothing["all"],
-        "oversize_segments": nothing["all"],
-        "num_alloc_retries": 0,
-        "num_ooms": use["out_of_memory_errors"],
+        **figures,
+        "oversize_allocations": nothing,
+        "oversize_segments": nothing,
         "num_sync_all_streams": 0,
-        "num_device_alloc": use["allocations"],
-        "num_device_free": 0,
         "max_split_size": -1,
     }

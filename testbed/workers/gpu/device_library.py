@@ -28,15 +28,25 @@ CARD_RATE = "TESTBED_CARD_BPS"  # of this host's network card before scaling
 COMMUNICATION = "TESTBED_COMM"  # the library that carries out operations: nccl or gloo
 DEVICE_LIBRARY = "libtestbed-gpu.so"
 TORCH_LIBRARIES = ("libc10.so", "libtorch_cpu.so")
-MEMORY_FIGURES = (
-    "allocated",
-    "peak_allocated",
-    "reserved",
-    "peak_reserved",
-    "requested",
-    "blocks",
-    "allocations",
-    "out_of_memory_errors",
+# The figures of `testbed_memory` (native/caching.h): statistics of blocks, then counts.
+MEMORY_QUANTITIES = (
+    "allocated_bytes",
+    "reserved_bytes",
+    "active_bytes",
+    "requested_bytes",
+    "inactive_split_bytes",
+    "allocation",
+    "segment",
+    "active",
+    "inactive_split",
+)
+MEMORY_POOLS = ("all", "small_pool", "large_pool")
+MEMORY_STATISTICS = ("current", "peak", "allocated", "freed")
+MEMORY_COUNTS = (
+    "num_alloc_retries",
+    "num_ooms",
+    "num_device_alloc",
+    "num_device_free",
     "highest_allocated",
 )
 
@@ -161,8 +171,21 @@ def check_cuda(code: int) -> None:
     raise error
 
 
-def memory_figures(device: int) -> dict[str, int]:
-    """Return the memory use of a device in bytes and blocks, by the names `MEMORY_FIGURES`."""
-    values = (ctypes.c_int64 * len(MEMORY_FIGURES))()
+def memory_figures(device: int) -> dict[str, Any]:
+    """Return the statistics of a device's memory, by the names of `torch.cuda.memory_stats`.
+
+    `highest_allocated` is the peak of the allocated bytes, which scripts cannot reset.
+    """
+    statistics = len(MEMORY_QUANTITIES) * len(MEMORY_POOLS) * len(MEMORY_STATISTICS)
+    values = (ctypes.c_int64 * (statistics + len(MEMORY_COUNTS)))()
     device_library().testbed_memory(device, values)
-    return dict(zip(MEMORY_FIGURES, values, strict=True))
+
+    following = iter(values)
+    figures: dict[str, Any] = {}
+    for quantity in MEMORY_QUANTITIES:
+        figures[quantity] = {}
+        for pool in MEMORY_POOLS:
+            figures[quantity][pool] = {name: next(following) for name in MEMORY_STATISTICS}
+    for name in MEMORY_COUNTS:
+        figures[name] = next(following)
+    return figures

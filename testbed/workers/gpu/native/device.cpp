@@ -293,15 +293,26 @@ int64_t testbed_busy_ns(int device) { return testbed::TimeLines::all().busy_ns(d
 
 int64_t testbed_kernels(int device) { return testbed::TimeLines::all().kernels(device); }
 
+// Write the statistics of a device in the order of `Quantity`, `Kind` and `Statistic`, then counts.
 void testbed_memory(int device, int64_t* figures) {
-  const testbed::MemoryUse use = testbed::memory_use(device);
-  const int64_t values[] = {use.allocated, use.peak_allocated, use.reserved, use.peak_reserved,
-                            use.requested, use.blocks, use.allocations, use.out_of_memory_errors,
-                            use.highest_allocated};
-  memcpy(figures, values, sizeof values);
+  const testbed::MemoryStatistics statistics = testbed::memory_statistics(device);
+  for (const auto& kinds : statistics.of) {
+    for (const testbed::Statistic& one : kinds) {
+      for (const int64_t value : {one.current, one.peak, one.allocated, one.freed}) {
+        *figures++ = value;
+      }
+    }
+  }
+  for (const int64_t value :
+       {statistics.retries, statistics.out_of_memory_errors, statistics.driver_allocations,
+        statistics.driver_frees, statistics.highest_allocated}) {
+    *figures++ = value;
+  }
 }
 
-void testbed_reset_peak(int device) { testbed::reset_peak(device); }
+void testbed_reset_peaks(int device) { testbed::reset_peaks(device); }
+
+void testbed_reset_sums(int device) { testbed::reset_sums(device); }
 
 void testbed_release_unused(int device) { testbed::release_unused(device); }
 

@@ -8,7 +8,9 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <set>
 #include <unordered_map>
+#include <vector>
 
 #include "device.h"
 #include "graphs.h"
@@ -19,44 +21,21 @@ namespace testbed {
 
 namespace {
 
-// As torch's caching allocator: blocks are multiples of 512 B, and come from segments of 2 MiB, or
-// of 20 MiB for blocks of 1 MiB and more.
-constexpr int64_t BLOCK = 512;
-constexpr int64_t SEGMENT = 2 << 20;
-constexpr uintptr_t FIRST_ADDRESS = 0x700000000000;
-constexpr uintptr_t ADDRESSES_OF_A_DEVICE = uintptr_t{1} << 40;
-
-struct Block {
-  int device;
-  int64_t bytes;
-  int64_t requested;
-  std::shared_ptr<Values> values = nullptr;
-  PoolPtr pool = nullptr;
+// A block whose tensor has ended, and the work of other streams that may still use it.
+struct Pending {
+  Block* block;
+  std::vector<MarkerPtr> uses;
 };
 
 struct DeviceMemory {
-  MemoryUse use;
-  uintptr_t used_addresses = 0;
+  CachingAllocator blocks;
+  std::vector<Pending> pending;
   double fraction = 1.0;
-  int64_t held = 0;  // by pools, and free
 };
 
 std::mutex mutex;
 DeviceMemory memories[MOST_DEVICES];
 auto& pools = *new std::map<std::pair<int, uint64_t>, std::weak_ptr<Pool>>;
-
-// Change what the tensors of a pool take; what they no longer take stays with the pool.
-void change_live(Pool& pool, int64_t bytes) {
-  int64_t& held = memories[pool.device].held;
-  held -= pool.most - pool.live;
-  pool.live += bytes;
-  pool.most = pool.graphs > 0 ? std::max(pool.most, pool.live) : pool.live;
-  held += pool.most - pool.live;
-}
-
-int64_t segments(const DeviceMemory& memory) {
-  return (memory.use.allocated + memory.held + SEGMENT - 1) / SEGMENT * SEGMENT;
-}
 
 std::string size_text(int64_t bytes) {
   char text[32];
@@ -66,28 +45,91 @@ std::string size_text(int64_t bytes) {
   return text;
 }
 
-void refuse(int device, int64_t wanted, const DeviceMemory& memory) {
+void refuse(int device, int64_t wanted, const MemoryStatistics& statistics) {
   const int64_t total = accelerator().memory_bytes;
+  const int64_t allocated = statistics.all(Quantity::allocated_bytes).current;
+  const int64_t reserved = statistics.all(Quantity::reserved_bytes).current;
   TORCH_CHECK_WITH(
       OutOfMemoryError, false, "CUDA out of memory. Tried to allocate ", size_text(wanted),
       ". GPU ", device, " has a total capacity of ", size_text(total), " of which ",
-      size_text(total - memory.use.allocated - memory.held), " is free (modelled ", accelerator().name, "). Of the allocated memory ",
-      size_text(memory.use.allocated), " is allocated by PyTorch.");
+      size_text(accelerator().usable_bytes - reserved), " is free (modelled ", accelerator().name,
+      "). Of the allocated memory ", size_text(allocated), " is allocated by PyTorch, and ",
+      size_text(reserved - allocated),
+      " is reserved by PyTorch but unallocated. If that is much, memory is fragmented: try "
+      "PYTORCH_ALLOC_CONF=expandable_segments:True.");
+}
+
+// Make the pending blocks free whose uses have ended; with `wait`, all of them.
+void free_pending(int device, bool wait) {
+  std::vector<Pending> pending;
+  {
+    const std::lock_guard lock(mutex);
+    pending.swap(memories[device].pending);
+  }
+  std::vector<Block*> unused;
+  std::vector<Pending> used;
+  for (Pending& one : pending) {
+    bool is_used = false;
+    for (const MarkerPtr& use : one.uses) {
+      if (wait) {
+        TimeLines::all().wait_until_reached(use);
+      }
+      is_used = is_used || !TimeLines::all().is_reached(use);
+    }
+    if (is_used) {
+      used.push_back(std::move(one));
+    } else {
+      unused.push_back(one.block);
+    }
+  }
+  const std::lock_guard lock(mutex);
+  for (Block* block : unused) {
+    memories[device].blocks.make_free(block);
+  }
+  auto& still = memories[device].pending;
+  still.insert(still.begin(), used.begin(), used.end());
 }
 
 void release(void* context) {
   auto* block = static_cast<Block*>(context);
+  const std::shared_ptr<Values> values = std::move(block->values);  // ends without the lock
+  std::set<int64_t> streams;
   {
     const std::lock_guard lock(mutex);
-    MemoryUse& use = memories[block->device].use;
-    use.allocated -= block->bytes;
-    use.requested -= block->requested;
-    use.blocks -= 1;
-    if (block->pool != nullptr) {
-      change_live(*block->pool, -block->bytes);
+    streams.swap(block->other_streams);
+  }
+  std::vector<MarkerPtr> uses;
+  for (const int64_t stream : streams) {
+    if (!TimeLines::all().is_captured(block->device, stream)) {
+      uses.push_back(TimeLines::all().record(block->device, stream));
     }
   }
-  delete block;
+  const std::lock_guard lock(mutex);
+  DeviceMemory& memory = memories[block->device];
+  memory.blocks.end_use(block);
+  if (uses.empty()) {
+    memory.blocks.make_free(block);
+  } else {
+    memory.pending.push_back({block, std::move(uses)});
+  }
+}
+
+// Take a block; a retry first returns unused segments to the driver, and raises if that is too little.
+Block* take(int device, int64_t bytes, int64_t stream, const PoolPtr& pool, bool is_retry) {
+  const std::lock_guard lock(mutex);
+  DeviceMemory& memory = memories[device];
+  MemoryStatistics& statistics = memory.blocks.statistics;
+  if (is_retry) {
+    statistics.retries += 1;
+    memory.blocks.release_unused();
+  }
+  const auto limit = static_cast<int64_t>(memory.fraction * accelerator().usable_bytes);
+  Block* block = memory.blocks.take(device, bytes, stream, pool, limit);
+  if (block == nullptr && is_retry) {
+    statistics.out_of_memory_errors += 1;
+    refuse(device, bytes, statistics);
+  }
+  return block;
 }
 
 class DeviceAllocator final : public c10::Allocator {
@@ -98,34 +140,17 @@ class DeviceAllocator final : public c10::Allocator {
     if (size == 0) {
       return {nullptr, nullptr, &release_nothing, place};
     }
-    const auto requested = static_cast<int64_t>(size);
-    const int64_t bytes = (requested + BLOCK - 1) / BLOCK * BLOCK;
-    const auto graph = TimeLines::all().graph_of(device, current_stream(device));
+    const int64_t stream = current_stream(device);
+    const auto graph = TimeLines::all().graph_of(device, stream);
     const PoolPtr pool = graph == nullptr ? nullptr : graph->pool();
-    const std::lock_guard lock(mutex);
-    DeviceMemory& memory = memories[device];
-    MemoryUse& use = memory.use;
-    const int64_t from_pool = pool == nullptr ? 0 : std::min(bytes, pool->most - pool->live);
-    const auto limit = static_cast<int64_t>(memory.fraction * accelerator().usable_bytes);
-    if (use.allocated + memory.held + bytes - from_pool > limit) {
-      use.out_of_memory_errors += 1;
-      refuse(device, requested, memory);
+    const auto bytes = static_cast<int64_t>(size);
+    free_pending(device, false);
+    Block* block = take(device, bytes, stream, pool, false);
+    if (block == nullptr) {
+      free_pending(device, true);
+      block = take(device, bytes, stream, pool, true);
     }
-    use.allocated += bytes;
-    if (pool != nullptr) {
-      change_live(*pool, bytes);
-    }
-    use.requested += requested;
-    use.blocks += 1;
-    use.allocations += 1;
-    use.peak_allocated = std::max(use.peak_allocated, use.allocated);
-    use.highest_allocated = std::max(use.highest_allocated, use.allocated);
-    use.reserved = std::max(use.reserved, segments(memory));
-    use.peak_reserved = std::max(use.peak_reserved, use.reserved);
-    const uintptr_t first = FIRST_ADDRESS + device * ADDRESSES_OF_A_DEVICE;
-    auto* address = reinterpret_cast<void*>(first + memory.used_addresses % ADDRESSES_OF_A_DEVICE);
-    memory.used_addresses += bytes;
-    return {address, new Block{device, bytes, requested, nullptr, pool}, &release, place};
+    return {reinterpret_cast<void*>(block->address), block, &release, place};
   }
   c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
   void copy_data(void*, const void*, std::size_t) const override {}
@@ -194,12 +219,16 @@ c10::Allocator* pinned_allocator() {
 
 bool is_pinned(const void* address) { return PinnedAllocator::holds(address); }
 
-ValuesPlace values_place(const at::Tensor& tensor) {
+Block* block_of(const at::Tensor& tensor) {
   const c10::DataPtr& data = tensor.storage().data_ptr();
-  if (data.get_deleter() != &release) {
+  return data.get_deleter() == &release ? static_cast<Block*>(data.get_context()) : nullptr;
+}
+
+ValuesPlace values_place(const at::Tensor& tensor) {
+  Block* block = block_of(tensor);
+  if (block == nullptr) {
     return {};
   }
-  auto* block = static_cast<Block*>(data.get_context());
   return {&block->values, block->requested};
 }
 
@@ -208,7 +237,7 @@ PoolPtr pool_of(int device, uint64_t number) {
   auto& known = pools[{device, number}];
   PoolPtr pool = known.lock();
   if (pool == nullptr) {
-    pool = std::make_shared<Pool>(Pool{device});
+    pool = std::make_shared<Pool>(Pool{device, number});
     known = pool;
   }
   return pool;
@@ -222,24 +251,39 @@ void hold_pool(const PoolPtr& pool) {
 void release_pool(const PoolPtr& pool) {
   const std::lock_guard lock(mutex);
   pool->graphs -= 1;
-  change_live(*pool, 0);
 }
 
-MemoryUse memory_use(int device) {
+void record_use(const at::Tensor& tensor, int64_t stream) {
+  Block* block = tensor.has_storage() ? block_of(tensor) : nullptr;
+  if (block == nullptr) {
+    return;
+  }
   const std::lock_guard lock(mutex);
-  return memories[device].use;
+  if (stream != block->stream) {
+    block->other_streams.insert(stream);
+  }
 }
 
-void reset_peak(int device) {
+MemoryStatistics memory_statistics(int device) {
+  free_pending(device, false);
   const std::lock_guard lock(mutex);
-  MemoryUse& use = memories[device].use;
-  use.peak_allocated = use.allocated;
-  use.peak_reserved = use.reserved;
+  return memories[device].blocks.statistics;
+}
+
+void reset_peaks(int device) {
+  const std::lock_guard lock(mutex);
+  memories[device].blocks.statistics.reset_peaks();
+}
+
+void reset_sums(int device) {
+  const std::lock_guard lock(mutex);
+  memories[device].blocks.statistics.reset_sums();
 }
 
 void release_unused(int device) {
+  free_pending(device, true);
   const std::lock_guard lock(mutex);
-  memories[device].use.reserved = segments(memories[device]);
+  memories[device].blocks.release_unused();
 }
 
 void limit_memory(int device, double fraction) {

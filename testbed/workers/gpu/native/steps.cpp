@@ -104,7 +104,7 @@ void add_counts(const Counts& more) {
 }
 
 StepMarkPtr new_step(int device) {
-  Step step{device, {}, memory_use(device).highest_allocated, std::make_shared<StepMark>()};
+  Step step{device, {}, memory_statistics(device).highest_allocated, std::make_shared<StepMark>()};
   const std::lock_guard lock(mutex);
   std::swap(step.counts, counts);
   steps.push_back(std::move(step));

@@ -210,7 +210,7 @@ at::Tensor& set_tensor(at::Tensor& tensor, const at::Tensor& source) {
   return tensor;
 }
 
-void record_stream(at::Tensor&, at::Stream) {}
+void record_stream(at::Tensor& tensor, at::Stream stream) { record_use(tensor, stream.id()); }
 
 // Choose flash attention where torch would, and memory-efficient attention otherwise.
 int64_t choose_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
