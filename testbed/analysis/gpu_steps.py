@@ -41,12 +41,12 @@ class GpuRun:
         steps: a row per step and rank (`testbed.runfolder.schemas.GPU`).
         waits: a row per step, rank and kind of operation: columns rank, op, process_group, peer
             and ns.
-        peaks: the most memory of each rank in bytes.
+        memory: the most memory of each rank.
     """
 
     steps: pl.DataFrame
     waits: pl.DataFrame
-    peaks: Mapping[int, int]
+    memory: Sequence[GpuMemoryRow]
 
 
 WAITS: schemas.Schema = {
@@ -73,18 +73,29 @@ def read_gpus(folder: RunDir, plan: Plan, problems: list[Problem]) -> GpuRun:
         problems: list to which problems of files are added.
     """
     rows = _Rows()
-    peaks: dict[int, int] = {}
+    memory: list[GpuMemoryRow] = []
     for rank in plan.workers.ranks:
         of_rank = _read(folder, rank.rank, problems)
         place = {"rank": rank.rank, "host": rank.host, "dc": plan.network.host(rank.host).dc}
         _add_steps(rows, place, joined_steps(of_rank))
-        ends = [record.peak_bytes for record in of_rank if isinstance(record, GpuEnd | GpuStep)]
-        if ends:
-            peaks[rank.rank] = max(ends)
+        memory += _most_memory(rank.rank, of_rank)
 
     steps = pl.DataFrame(rows.steps, schema=dict(schemas.GPU), orient="row")
     waits = pl.DataFrame(rows.waits, schema=dict(WAITS), orient="row")
-    return GpuRun(steps.sort("step", "rank"), waits, peaks)
+    return GpuRun(steps.sort("step", "rank"), waits, memory)
+
+
+def _most_memory(rank: int, of_rank: Sequence[GpuRecord]) -> list[GpuMemoryRow]:
+    """Return the row of a rank, if it has had memory on a GPU."""
+    peaks = [record.peak_bytes for record in of_rank if isinstance(record, GpuEnd | GpuStep)]
+    if not peaks:
+        return []
+
+    reserved_bytes = None
+    for record in of_rank:
+        if isinstance(record, GpuEnd) and record.reserved_bytes is not None:
+            reserved_bytes = max(reserved_bytes or 0, record.reserved_bytes)
+    return [GpuMemoryRow(rank=rank, peak_bytes=max(peaks), reserved_bytes=reserved_bytes)]
 
 
 def read_spans(folder: RunDir, rank: int) -> list[StreamSpan]:
@@ -169,12 +180,11 @@ def summarize_gpus(plan: Plan, run: GpuRun, ops: pl.DataFrame, peak_flops: float
         ops: ops.parquet (`testbed.runfolder.schemas.OPS`).
         peak_flops: peak of one GPU, of the number format of mixed precision, in FLOP/s.
     """
-    memory = [GpuMemoryRow(rank=rank, peak_bytes=peak) for rank, peak in run.peaks.items()]
     summary = GpuSummary(
         gpu=str(plan.workers.settings["gpu"]),
-        ranks=max(len(run.peaks), run.steps["rank"].n_unique()),
+        ranks=max(len(run.memory), run.steps["rank"].n_unique()),
         peak_flops=peak_flops,
-        memory=memory,
+        memory=list(run.memory),
     )
     steps = run.steps
     if steps.is_empty():

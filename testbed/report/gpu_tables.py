@@ -19,7 +19,7 @@ WAITS_NOTE = (
     "Time of a step in which the optimizer's stream waits for operations of torch.distributed, "
     "the mean over the ranks. over: the slowest link on the operation's paths."
 )
-MEMORY_NOTE = "The most memory that tensors of each rank had on its GPU."
+MEMORY_NOTE = "The most memory of each rank's tensors, and the most that torch's allocator held."
 
 
 def gpu_grid(summary: Summary) -> Grid:
@@ -92,10 +92,20 @@ def _wait_cells(row: ExposedRow) -> list[str]:
 
 def memory_grid(summary: Summary) -> Grid:
     """Return the table of the memory of each rank's modelled GPU."""
-    columns = [GridColumn("rank"), GridColumn("peak\n(GiB)"), GridColumn("peak\n(B)")]
+    columns = [
+        GridColumn("rank"),
+        GridColumn("tensors\n(GiB)"),
+        GridColumn("reserved\n(GiB)"),
+        GridColumn("tensors\n(B)"),
+        GridColumn("reserved\n(B)"),
+    ]
     rows = []
     for row in [] if summary.gpu is None else summary.gpu.memory:
-        rows.append([str(row.rank), f"{row.peak_bytes / 2**30:.3f}", str(row.peak_bytes)])
+        reserved_bytes = row.reserved_bytes
+        reserved_gib = NONE if reserved_bytes is None else f"{reserved_bytes / 2**30:.3f}"
+        reserved = NONE if reserved_bytes is None else str(reserved_bytes)
+        tensors_gib = f"{row.peak_bytes / 2**30:.3f}"
+        rows.append([str(row.rank), tensors_gib, reserved_gib, str(row.peak_bytes), reserved])
 
     return Grid("Memory of modelled GPUs", columns, rows, MEMORY_NOTE)
 

@@ -317,11 +317,16 @@ class StreamSpan(Record):
 
 
 class GpuEnd(Record):
-    """The most memory that tensors have had on a modelled GPU, at the end of the process."""
+    """The memory of a modelled GPU, at the end of the process.
+
+    `peak_bytes` is the most that tensors have had, `reserved_bytes` the most that torch's allocator
+    has had from the device.
+    """
 
     kind: Literal["end"] = "end"
     device: int
     peak_bytes: int
+    reserved_bytes: int | None = None
 
 
 GpuRecord = GpuStep | StreamSpan | GpuEnd

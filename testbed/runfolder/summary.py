@@ -328,15 +328,18 @@ class ExposedRow(SummarySection):
 
 
 class GpuMemoryRow(SummarySection):
-    """The most memory that tensors of a rank had on its modelled GPU.
+    """The most memory that a rank had on its modelled GPU, in bytes.
 
     Attributes:
         rank: The rank.
-        peak_bytes: The most memory, in bytes.
+        peak_bytes: The most memory of tensors.
+        reserved_bytes: The most memory that torch's allocator had from the device, which includes
+            fragments; None if the process did not end by itself.
     """
 
     rank: int
     peak_bytes: int
+    reserved_bytes: int | None = None
 
 
 class GpuSummary(SummarySection):

@@ -176,4 +176,7 @@ def test_peak_memory(first: Folder) -> None:
     (peak,) = [int(line.split()[1]) for line in log.splitlines() if line.startswith("peak ")]
     assert 5 * 16 * MB > peak > 2 * 16 * MB
     assert peak < figures_of(modelled_gpu("H100"), 1).usable_bytes
-    assert first.summary["gpu"]["memory"][0] == {"rank": 0, "peak_bytes": peak}
+    memory = first.summary["gpu"]["memory"][0]
+    assert (memory["rank"], memory["peak_bytes"]) == (0, peak)
+    assert memory["reserved_bytes"] % (2 * 2**20) == 0  # segments are multiples of 2 MiB
+    assert peak <= memory["reserved_bytes"] < 2 * peak

@@ -24,6 +24,14 @@ RANKS = 4
 # torchtitan, benchmarks/llama3_h100_202412_torchtitan.md, table 1: FSDP without torch.compile
 PUBLISHED_TOKENS_PER_S = 5762  # of a GPU
 PUBLISHED_GIB = 82.4
+# 835 TFLOP/s at 400 W (data sheet of the NVL card), 989 at 700 W (SXM), and between them in
+# proportion.
+MEASURED_H100 = """
+like: H100
+memory: 96 GiB
+memory_rate: 2.4 TB/s
+peak: {float32: 60 TFLOP/s, tf32: 443 TFLOP/s, bfloat16: 886 TFLOP/s}
+"""
 TITAN = """
 [model]
 name = "llama3"
@@ -188,16 +196,16 @@ def test_torchtitan(torchtitan: Path, tmp_path: Path) -> None:
 def test_published_training_speed(torchtitan: Path, tmp_path: Path) -> None:
     """Llama 3.1 8B on eight H100, as torchtitan's team has measured (docs/gpus.md).
 
-    The tolerances are what the model reaches, not what it should reach: the measured GPUs had a
-    limit of 500 W, with which their peak is not known.
+    Their GPUs had a limit of 500 W; the peak is between those of 400 W (NVL) and 700 W (SXM). Their
+    torch had no kernel for RMSNorm.
     """
     config, gpu = tmp_path / "8b.toml", tmp_path / "h100-96.yaml"
     assets = torchtitan / "assets"
     config.write_text(TITAN.format(flavor="8B", folder=assets, batch=2, length=8192))
-    gpu.write_text("like: H100\nmemory: 96 GiB\nmemory_rate: 2.4 TB/s\n")
-    words = ["-m", "torchtitan.train", "--job.config_file", str(config)]
+    gpu.write_text(MEASURED_H100)
+    words = [str(SCRIPTS / "titan_2024.py"), "--job.config_file", str(config)]
     gpus = ("single-cluster", str(gpu), 8)
     measured = _run(torchtitan, tmp_path / "run", *words, gpus=gpus).summary["gpu"]
     assert 1 < measured["tokens_per_s"] / 8 / PUBLISHED_TOKENS_PER_S < 1.3
-    peak_gib = measured["memory"][0]["peak_bytes"] / 2**30
-    assert 0.8 < peak_gib / PUBLISHED_GIB < 1
+    reserved_gib = measured["memory"][0]["reserved_bytes"] / 2**30
+    assert 0.9 < reserved_gib / PUBLISHED_GIB < 1.1

@@ -64,7 +64,7 @@ def _set_memory_fraction(fraction: float, device: int) -> None:
 def _memory_stats(device: int) -> dict[str, Any]:
     """Return statistics with the names of torch's caching allocator."""
     figures = memory_figures(device)
-    del figures["highest_allocated"]
+    del figures["highest_allocated"], figures["highest_reserved"]
     nothing = {"current": 0, "peak": 0, "allocated": 0, "freed": 0}
     return {
         **figures,

@@ -48,6 +48,7 @@ MEMORY_COUNTS = (
     "num_device_alloc",
     "num_device_free",
     "highest_allocated",
+    "highest_reserved",
 )
 
 
@@ -174,7 +175,7 @@ def check_cuda(code: int) -> None:
 def memory_figures(device: int) -> dict[str, Any]:
     """Return the statistics of a device's memory, by the names of `torch.cuda.memory_stats`.
 
-    `highest_allocated` is the peak of the allocated bytes, which scripts cannot reset.
+    `highest_allocated` and `highest_reserved` are peaks in bytes that scripts cannot reset.
     """
     statistics = len(MEMORY_QUANTITIES) * len(MEMORY_POOLS) * len(MEMORY_STATISTICS)
     values = (ctypes.c_int64 * (statistics + len(MEMORY_COUNTS)))()

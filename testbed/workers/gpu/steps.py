@@ -68,9 +68,12 @@ class StepWatch:
             return
 
         for device in range(gpu_figures().count):
-            peak_bytes = memory_figures(device)["highest_allocated"]
+            figures = memory_figures(device)
+            peak_bytes = figures["highest_allocated"]
             if peak_bytes:
-                self._give(GpuEnd(device=device, peak_bytes=peak_bytes))
+                reserved_bytes = figures["highest_reserved"]
+                end = GpuEnd(device=device, peak_bytes=peak_bytes, reserved_bytes=reserved_bytes)
+                self._give(end)
 
     @property
     def _writes(self) -> bool:

@@ -68,7 +68,7 @@ def write_steps(run: RunDir) -> None:
         work = {"flops": 6e12, "recomputed_flops": 1e12, "optimizer_flops": 1e12, "tokens": 512}
         append(run.rank_gpu(rank), step(150, **work, **first, token_ranks=2))
         append(run.rank_gpu(rank), step(350, **work, **second, token_ranks=2))
-        append(run.rank_gpu(rank), GpuEnd(device=0, peak_bytes=1000 + rank))
+        append(run.rank_gpu(rank), GpuEnd(device=0, peak_bytes=1000 + rank, reserved_bytes=2048))
 
 
 @pytest.fixture
@@ -100,6 +100,7 @@ def test_figures_of_steps(summary: GpuSummary) -> None:
     assert summary.tokens_per_step == pytest.approx(4 * 512 / 2)
     assert summary.tokens_per_s == pytest.approx(1024 / 0.15)
     assert [row.peak_bytes for row in summary.memory] == [1000, 1001, 1002, 1003]
+    assert [row.reserved_bytes for row in summary.memory] == 4 * [2048]
 
 
 def test_exposed_communication_by_operation_and_link(summary: GpuSummary) -> None:
@@ -119,7 +120,7 @@ def test_tables_and_sentence(summary: GpuSummary) -> None:
     assert row[:8] == ["H100", "4", "2", "150.0", "30.000", "100.0", "5.000", "15.000"]
     assert row[-2:] == ["6827", "1003 B"]
     assert waits_grid(whole).rows[0] == ["all_reduce", "the WAN link b-c", "80.000", "53.3"]
-    assert memory_grid(whole).rows[3][2] == "1003"
+    assert memory_grid(whole).rows[3] == ["3", "0.000", "0.000", "1003", "2048"]
     assert of_gpu_steps(summary) == (
         "The step waits for all_reduce over the WAN link b-c: a step takes 150 ms on 4 H100, of "
         "which a GPU computes for 20.0 %, waits for communication for 66.7 %, waits for its other "

@@ -53,6 +53,7 @@ void MemoryStatistics::add(Quantity quantity, bool is_small, int64_t amount) {
     (amount > 0 ? statistic.allocated : statistic.freed) += std::abs(amount);
   }
   highest_allocated = std::max(highest_allocated, all(Quantity::allocated_bytes).current);
+  highest_reserved = std::max(highest_reserved, all(Quantity::reserved_bytes).current);
 }
 
 void MemoryStatistics::reset_peaks() {

@@ -74,6 +74,7 @@ struct MemoryStatistics {
   int64_t driver_allocations = 0;
   int64_t driver_frees = 0;
   int64_t highest_allocated = 0;  // as the peak, which scripts may reset
+  int64_t highest_reserved = 0;
 
   const Statistic& all(Quantity quantity) const { return of[static_cast<int>(quantity)][0]; }
   void add(Quantity quantity, bool is_small, int64_t amount);

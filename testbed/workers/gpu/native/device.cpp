@@ -305,7 +305,7 @@ void testbed_memory(int device, int64_t* figures) {
   }
   for (const int64_t value :
        {statistics.retries, statistics.out_of_memory_errors, statistics.driver_allocations,
-        statistics.driver_frees, statistics.highest_allocated}) {
+        statistics.driver_frees, statistics.highest_allocated, statistics.highest_reserved}) {
     *figures++ = value;
   }
 }
