@@ -158,6 +158,7 @@ class _Job:
         kernel = backend.kernel_version()
         self.plan = self.plan.model_copy(update={"versions": versions(kernel)})
         self.run.write_plan(self.plan)
+        self.run.make_jobs(self.plan)
         if self._resident_guest is None:  # else the imports are warm
             _warm_up_reporting(self.plan)
         exit_status = self._follow(backend)
@@ -170,7 +171,8 @@ class _Job:
             self.has_started = True
             of_script = plan.workers.workload == "script"
             limits = self._limits.for_plan(plan)
-            watch = Watch(run, running, limits, progress, of_script=of_script)
+            rank_0, _number = run.of_rank(plan, 0)
+            watch = Watch(run, running, limits, progress, of_script=of_script, rank_0=rank_0)
             while (exit_status := running.status()) is None:
                 watch.look()
                 time.sleep(POLL_S)

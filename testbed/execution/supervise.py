@@ -77,6 +77,7 @@ class Watch:
         progress: Progress,
         *,
         of_script: bool = False,
+        rank_0: RunDir | None = None,
     ) -> None:
         """Watch a run.
 
@@ -86,6 +87,7 @@ class Watch:
             limits: limits of the run.
             progress: the display.
             of_script: whether the run's workload is a user's script.
+            rank_0: the folder with the files of rank 0, whose progress is shown; None: `run`.
         """
         self._script: ScriptWatch | None = None
         if of_script and isinstance(progress, ScriptDisplay):
@@ -95,7 +97,7 @@ class Watch:
         self._running = running
         self._progress = progress
         self._events: Follower[Record] = Follower(run.events, EVENT)
-        self._operations = OperationCount(run, progress)
+        self._operations = OperationCount(rank_0 or run, progress)
         self._stage = BOOT
         self._stage_began = time.monotonic()
         self._stage_began_ns: int | None = None

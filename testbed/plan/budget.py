@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +12,7 @@ from typing import NamedTuple
 from testbed.core.errors import InputError, Place
 from testbed.core.units import format_size
 from testbed.plan.events import outage_ns
+from testbed.plan.jobs import Part
 from testbed.plan.model import (
     CAPTURE_BUFFER_BYTES,
     Bottleneck,
@@ -84,7 +85,7 @@ class MemoryBudget:
 
 
 def memory_budget(
-    workload: Workload,
+    parts: Sequence[Part],
     *,
     network: Network,
     all_windows_bytes: int,
@@ -96,7 +97,7 @@ def memory_budget(
     """Estimate the memory of a run.
 
     Args:
-        workload: the workload of each host.
+        parts: what runs at the same time.
         network: the network.
         all_windows_bytes: the result of `windows_bytes` for the network.
         isolation: how hosts are isolated.
@@ -110,14 +111,8 @@ def memory_budget(
     """
     base_bytes = _guest_base_bytes(isolation, captured_interfaces, image)
     hosts = len(network.hosts)
-    ranks = hosts * workload.ranks_per_host
-    tensor_bytes = workload.largest_tensor_bytes(ranks)
-    packet_bytes = all_windows_bytes
-    if workload.sends_only_tensors and not any(change.transfers for change in network.changes):
-        packet_bytes = min(packet_bytes, OUTSTANDING_OPERATIONS * ranks * tensor_bytes)
-
-    rank_bytes = workload.rank_program_bytes + workload.rank_tensors_bytes(ranks)
-    host_bytes = HOST_MEMORY[isolation] + workload.ranks_per_host * rank_bytes
+    packet_bytes = _packet_bytes(parts, network, all_windows_bytes)
+    host_bytes = HOST_MEMORY[isolation] + _busiest_host_bytes(parts)
     if host_limit_bytes is None:
         limit_bytes = max(LEAST_HOST_MEMORY, LIMIT_MARGIN * host_bytes)
         return MemoryBudget(hosts, host_bytes, limit_bytes, base_bytes, packet_bytes)
@@ -132,6 +127,30 @@ def memory_budget(
         packet_bytes=packet_bytes,
         spare_bytes=host_limit_bytes - host_bytes,
     )
+
+
+def _packet_bytes(parts: Sequence[Part], network: Network, all_windows_bytes: int) -> int:
+    """Return the memory in bytes of all packets, at most what TCP's buffers hold."""
+    sends_only_tensors = all(part.workload.sends_only_tensors for part in parts)
+    if not sends_only_tensors or any(change.transfers for change in network.changes):
+        return all_windows_bytes
+
+    sent_bytes = 0
+    for part in parts:
+        tensor_bytes = part.workload.largest_tensor_bytes(part.world_size)
+        sent_bytes += OUTSTANDING_OPERATIONS * part.world_size * tensor_bytes
+    return min(all_windows_bytes, sent_bytes)
+
+
+def _busiest_host_bytes(parts: Sequence[Part]) -> int:
+    """Return the memory in bytes of the ranks of the host whose ranks need most."""
+    by_host: Counter[str] = Counter()
+    for part in parts:
+        workload = part.workload
+        rank_bytes = workload.rank_program_bytes + workload.rank_tensors_bytes(part.world_size)
+        for host in part.hosts:
+            by_host[host.name] += workload.ranks_per_host * rank_bytes
+    return max(by_host.values())
 
 
 def with_packets(bytes_without: int, packet_bytes: int, machine_bytes: int) -> int:

@@ -6,6 +6,7 @@ All models are frozen; `Plan.model_dump_json` and `Plan.model_validate_json` are
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -807,6 +808,9 @@ class Network(Frozen):
 class Rank(Frozen):
     """One worker process.
 
+    Where a plan has several jobs, `Plan.workers` numbers the ranks of all jobs, and each job's
+    workers number those of the job.
+
     Attributes:
         rank: Number of the worker among all.
         local_rank: Number of the worker on its host.
@@ -836,6 +840,8 @@ class Workers(Frozen):
         once_per_host: Whether a host's first rank is a program that starts the host's ranks itself.
         from_first_host: Whether rank 0 is a program that starts the ranks of all hosts.
         remote_shells: Whether hosts let other hosts start programs on them, as with ssh.
+        begin_ns: Time from the start of the workers until the first rank begins; left out of
+            plan.json if 0.
     """
 
     workload: str
@@ -852,6 +858,7 @@ class Workers(Frozen):
     once_per_host: bool = False
     from_first_host: bool = False
     remote_shells: bool = False
+    begin_ns: int = Field(0, ge=0, exclude_if=operator.not_)
 
     @property
     def has_gpus(self) -> bool:
@@ -866,6 +873,24 @@ class Workers(Frozen):
         if not self.once_per_host:
             return self.ranks
         return tuple(rank for rank in self.ranks if rank.local_rank == 0)
+
+
+class Job(Frozen):
+    """One of several workloads that run at the same time.
+
+    Attributes:
+        name: Of the job.
+        first: Number of the job's rank 0 among the ranks of all jobs.
+        workers: Of the job; ranks are numbered from 0.
+    """
+
+    name: str
+    first: int = Field(ge=0)
+    workers: Workers
+
+    def all_ranks(self) -> range:
+        """Return the numbers of the job's ranks among the ranks of all jobs."""
+        return range(self.first, self.first + len(self.workers.ranks))
 
 
 class Capturing(Frozen):
@@ -888,7 +913,9 @@ class Plan(Frozen):
     Attributes:
         format: Number of the format of run folders.
         network: What is built.
-        workers: What runs on it.
+        workers: What runs on it; of several jobs, what they share, and the ranks of all jobs.
+        jobs: What runs on it at the same time, in the order of their ranks; left out of plan.json
+            if there is only one workload.
         clock: Clock of the run.
         where: In a guest, or here in the kernel of the machine.
         capture: Where packets are captured.
@@ -910,6 +937,7 @@ class Plan(Frozen):
     guest_memory_bytes: int = Field(gt=0)
     sites: tuple[GuestSite, ...] = ()
     versions: dict[str, str] = {}
+    jobs: tuple[Job, ...] = Field((), exclude_if=operator.not_)
 
     @property
     def memory_of_guests(self) -> int:
@@ -928,7 +956,30 @@ class Plan(Frozen):
     def processes_here(self) -> list[Rank]:
         """The ranks that the testbed itself starts here."""
         hosts = {host.name for host in self.network.hosts_here}
-        return [rank for rank in self.workers.processes if rank.host in hosts]
+        return [rank for rank in self._processes() if rank.host in hosts]
+
+    def _processes(self) -> Iterator[Rank]:
+        if not self.jobs:
+            yield from self.workers.processes
+        for job in self.jobs:
+            for rank in job.workers.processes:
+                yield self.workers.ranks[job.first + rank.rank]
+
+    def job_of(self, rank: int) -> Job | None:
+        """Return the job of a rank, by its number among all; None without several jobs."""
+        for job in self.jobs:
+            if rank in job.all_ranks():
+                return job
+        return None
+
+    def for_job(self, job: Job) -> Plan:
+        """Return the plan of running one of the jobs alone; packets are not captured."""
+        return self.model_copy(update={"workers": job.workers, "jobs": (), "capture": "none"})
+
+    def rank_name(self, rank: int) -> str:
+        """Return the name of a rank for people, from its number among all: "3", or "a 3"."""
+        job = self.job_of(rank)
+        return str(rank) if job is None else f"{job.name} {rank - job.first}"
 
     def for_site(self, site: GuestSite) -> Plan:
         """Return the plan of the guest that builds `site`."""

@@ -79,6 +79,8 @@ def divided(plan: Plan, guests: int, *, cpus: int, base_bytes: int) -> Plan:
 def why_one_guest(plan: Plan) -> str:
     """Return what of a plan cannot be divided among guests; empty if nothing."""
     workers = plan.workers
+    if plan.jobs:
+        return "a run with several jobs"
     if plan.where != "guest" or plan.clock != "virtual":
         return "the real clock"
     if workers.has_gpus:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import tarfile
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from testbed.core.errors import InputError, Place
 from testbed.core.paths import absolute_path
-from testbed.core.suggestions import suggest
-from testbed.core.units import UnitError
 from testbed.plan.addressing import resolve_network
 from testbed.plan.budget import (
+    MemoryBudget,
     check_memory,
     least_scale,
     machine_memory,
@@ -22,14 +22,12 @@ from testbed.plan.budget import (
     windows_bytes,
 )
 from testbed.plan.captures import capture_points
+from testbed.plan.jobs import Part, all_workers, jobs_of, parts_of
 from testbed.plan.model import (
     Capturing,
     Clock,
-    Host,
     Isolation,
-    Network,
     Plan,
-    Rank,
     Where,
     Workers,
 )
@@ -69,10 +67,7 @@ def resolve(
     if image is not None:
         _check_image(image, options.isolation)
     network = scaled(resolve_network(topology, options.seed), workload.divisor)
-    _check_host_names(network, workload)
-    workload = _for_hosts(network, workload)
-
-    ranks = _ranks(hosts_by_rank(topology, network), workload.ranks_per_host)
+    parts = parts_of(workload, network, hosts_by_rank(topology, network))
     memory_of = partial(
         memory_budget,
         network=network,
@@ -82,7 +77,11 @@ def resolve(
         image=image,
         host_limit_bytes=options.memory,
     )
-    memory = memory_of(workload)
+
+    def memory_of_smaller(smaller: Workload) -> MemoryBudget:
+        return memory_of([replace(parts[0], workload=smaller)])
+
+    memory = memory_of(parts)
     guest_memory_bytes = options.guest_memory
     if guest_memory_bytes is None:
         machine_bytes = machine_memory_bytes or machine_memory()
@@ -91,25 +90,31 @@ def resolve(
             machine_bytes,
             isolation=options.isolation,
             where=options.where,
-            scale=least_scale(workload, machine_bytes, memory_of),
+            scale=least_scale(workload, machine_bytes, memory_of_smaller),
         )
         guest_memory_bytes = memory.size_guest(machine_bytes)
 
-    workers = Workers(
-        workload=workload.workload,
-        settings=workload.settings(len(ranks)),
-        ranks=ranks,
-        isolation=options.isolation,
-        image=str(image.resolve()) if image is not None else None,
-        memory_bytes=memory.host_limit_bytes,
-        cpus=options.cpus,
-        timeout_s=run_timeout_s(network, workload, len(ranks)),
-        environment={"OMP_NUM_THREADS": "1", **options.environment},
-        readable=_readable_folders(workload, options.readable),
-        once_per_host=workload.starts_ranks_itself,
-        from_first_host=workload.starts_from_first_host,
-        remote_shells=workload.needs_remote_shells and len(network.hosts) > 1,
-    )
+    def workers_of(part: Part) -> Workers:
+        # Jobs at the same time get a share of a rate: each may take as many times as long.
+        timeout_s = len(parts) * run_timeout_s(network, part.workload, part.world_size)
+        return Workers(
+            workload=part.workload.workload,
+            settings=part.workload.settings(part.world_size),
+            ranks=part.ranks(),
+            isolation=options.isolation,
+            image=str(image.resolve()) if image is not None else None,
+            memory_bytes=memory.host_limit_bytes,
+            cpus=options.cpus,
+            timeout_s=timeout_s,
+            environment={"OMP_NUM_THREADS": "1", **options.environment},
+            readable=_readable_folders(part.workload, options.readable),
+            once_per_host=part.workload.starts_ranks_itself,
+            from_first_host=part.workload.starts_from_first_host,
+            remote_shells=part.workload.needs_remote_shells and len(network.hosts) > 1,
+        )
+
+    workers = [workers_of(part) for part in parts]
+    jobs = jobs_of(parts, workers)
     capturing = Capturing(
         filter=options.capture_filter,
         snap_bytes=options.capture_snap,
@@ -117,7 +122,8 @@ def resolve(
     )
     plan = Plan(
         network=network,
-        workers=workers,
+        workers=all_workers(jobs, workload) if jobs else workers[0],
+        jobs=jobs,
         clock=options.clock,
         where=options.where,
         capture=options.capture,
@@ -152,33 +158,6 @@ def _check_image(image: Path, isolation: Isolation) -> None:
     if not is_tar:
         remedy = "create one with: docker save --output image.tar NAME"
         raise InputError(f"{image} is not a tar file", place=place, remedy=remedy)
-
-
-def _check_host_names(network: Network, workload: Workload) -> None:
-    """Check that every host that the workload names exists in `network`."""
-    known = [host.name for host in network.hosts]
-    for name in workload.hosts_named:
-        if name not in known:
-            remedy = suggest(name, known, "the hosts")
-            raise InputError(f"the workload names an unknown host {name!r}", remedy=remedy)
-
-
-def _for_hosts(network: Network, workload: Workload) -> Workload:
-    """Return the workload as it runs on the hosts of `network`."""
-    addresses = {host.name: str(host.address.ip) for host in network.hosts}
-    try:
-        return workload.for_hosts(addresses)
-    except UnitError as error:
-        raise InputError(error.what, remedy=error.remedy) from error
-
-
-def _ranks(hosts: Sequence[Host], ranks_per_host: int) -> tuple[Rank, ...]:
-    """Return the ranks of all hosts, numbered host by host."""
-    ranks: list[Rank] = []
-    for host in hosts:
-        for local_rank in range(ranks_per_host):
-            ranks.append(Rank(rank=len(ranks), local_rank=local_rank, host=host.name))
-    return tuple(ranks)
 
 
 def _readable_folders(workload: Workload, more: Sequence[Path]) -> tuple[str, ...]:

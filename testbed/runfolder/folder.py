@@ -118,7 +118,12 @@ class RunDir:
         Raises:
             OSError: an entry cannot be examined or changed; all others are harmless.
         """
-        return settle(self.path, self.work(None))
+        return settle(self.path, self._work_folders())
+
+    def _work_folders(self) -> list[Path]:
+        """Return the folders to which scripts write: of the run, its jobs, and these alone."""
+        of_jobs = [*self.path.glob("jobs/*/work"), *self.path.glob("alone/*/work")]
+        return [self.work(None), *of_jobs]
 
     @property
     def spec(self) -> Path:
@@ -267,6 +272,31 @@ class RunDir:
         """Virtual time and the running process, as the guest kernel reports them."""
         return self.raw / "clock"
 
+    @property
+    def jobs(self) -> Path:
+        """Of a run with several jobs: a folder of each job, laid out like a run folder."""
+        return self.path / "jobs"
+
+    def job(self, name: str) -> RunDir:
+        """Return the folder of one of several jobs."""
+        return RunDir(self.jobs / name)
+
+    def alone(self, name: str) -> RunDir:
+        """Return the run folder of one of several jobs that has run alone."""
+        return RunDir(self.path / "alone" / name)
+
+    def of_rank(self, plan: Plan, rank: int) -> tuple[RunDir, int]:
+        """Return the folder with a rank's files, and the number of the rank in their names.
+
+        Args:
+            plan: the plan of the run.
+            rank: number of the rank among those of all jobs.
+        """
+        job = plan.job_of(rank)
+        if job is None:
+            return self, rank
+        return self.job(job.name), rank - job.first
+
     def rank_ops(self, rank: int) -> Path:
         """Return the path of a rank's recorded operations (`records.Operation`)."""
         return self.raw / f"ops-{rank}.jsonl"
@@ -308,6 +338,18 @@ class RunDir:
         """
         return Plan.model_validate_json(read_plain(self.plan))
 
+    def make_jobs(self, plan: Plan) -> None:
+        """Make the folder of each of several jobs, with the plan of the job.
+
+        Raises:
+            OSError: a folder or a file cannot be written.
+        """
+        for job in plan.jobs:
+            folder = self.job(job.name)
+            for path in (folder.raw, folder.logs, folder.captures):
+                path.mkdir(parents=True)
+            folder.write_plan(plan.for_job(job))
+
     def write_plan(self, plan: Plan) -> None:
         """Write the plan of the run.
 
@@ -324,7 +366,7 @@ def _refuse_harmful(run: RunDir) -> None:
         InputError: there is such an entry.
     """
     try:
-        for entry, what in harmful_entries(run.path, run.work(None)):
+        for entry, what in harmful_entries(run.path, run._work_folders()):
             remedy = f"if you know the file, remove it: rm {entry}"
             raise InputError(
                 f"{entry} is {what}, but a run folder holds only plain files", remedy=remedy

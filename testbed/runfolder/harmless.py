@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -21,12 +21,12 @@ LOOK = stat.S_IRUSR | stat.S_IWUSR | stat.S_IXUSR  # what the owner needs to loo
 CAPABILITIES = "security.capability"  # of a program (capabilities(7))
 
 
-def harmful_entries(top: Path, work: Path) -> Iterator[tuple[Path, str]]:
+def harmful_entries(top: Path, work: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     """Yield entries that a run folder should not hold, each with what it is.
 
     Args:
         top: the run folder.
-        work: the working folders, in which symbolic links are allowed.
+        work: folders of working folders, in which symbolic links are allowed.
 
     Raises:
         OSError: an entry cannot be examined.
@@ -35,10 +35,14 @@ def harmful_entries(top: Path, work: Path) -> Iterator[tuple[Path, str]]:
         for name in (*folders, *files):
             path = Path(folder, name)
             mode = path.lstat().st_mode
-            may_be_link = path.is_relative_to(work) and path != work
+            may_be_link = _is_below(path, work)
             kind = _harmful_kind(mode, may_be_link=may_be_link)
             if kind:
                 yield path, kind
+
+
+def _is_below(path: Path, folders: Sequence[Path]) -> bool:
+    return any(path != folder and path.is_relative_to(folder) for folder in folders)
 
 
 def _harmful_kind(mode: int, *, may_be_link: bool) -> str:
@@ -50,7 +54,7 @@ def _harmful_kind(mode: int, *, may_be_link: bool) -> str:
     return KINDS.get(stat.S_IFMT(mode), "a device")
 
 
-def settle(top: Path, work: Path) -> list[str]:
+def settle(top: Path, work: Sequence[Path]) -> list[str]:
     """Make every entry of a folder harmless.
 
     Links, FIFOs, sockets and devices are removed. Files and folders get the owner of `top` (if this
@@ -59,7 +63,7 @@ def settle(top: Path, work: Path) -> list[str]:
 
     Args:
         top: the run folder, whose programs have ended.
-        work: the working folders, in which symbolic links are allowed.
+        work: folders of working folders, in which symbolic links are allowed.
 
     Returns:
         A description of each removed entry.
@@ -74,7 +78,7 @@ def settle(top: Path, work: Path) -> list[str]:
     for folder, folders, files, fd in os.fwalk(top, onerror=faults.append):
         for name in (*folders, *files):
             path = Path(folder, name)
-            may_be_link = path.is_relative_to(work) and path != work
+            may_be_link = _is_below(path, work)
             try:
                 kind = _settle_entry(name, fd, owner, may_be_link=may_be_link)
             except OSError as error:

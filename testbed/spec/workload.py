@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import pkgutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -54,6 +55,16 @@ class Workload(Strict):
     def scaled_down(self, factor: int) -> Workload | None:
         """Return the workload with `divisor` multiplied by `factor`; None if impossible."""
         return None
+
+    @property
+    def placed(self) -> Sequence[PlacedWorkload]:
+        """The workloads that run at the same time; empty: only this one."""
+        return ()
+
+    @property
+    def has_modelled_gpus(self) -> bool:
+        """Whether the hosts have modelled GPUs."""
+        return False
 
     @property
     def longest_pause_ns(self) -> int:
@@ -117,6 +128,23 @@ class Workload(Strict):
     def rank_tensors_bytes(self, ranks: int) -> int:
         """Return the memory in bytes of all tensors of a rank."""
         return TENSORS_PER_RANK * self.largest_tensor_bytes(ranks)
+
+
+@dataclass(frozen=True)
+class PlacedWorkload:
+    """One of several workloads that run at the same time.
+
+    Attributes:
+        name: Name of the job.
+        workload: What the job runs.
+        hosts: Hosts of the job, and datacenters with all their hosts; empty: all hosts.
+        start_ns: Time from the start of the workers to that of the job.
+    """
+
+    name: str
+    workload: Workload
+    hosts: tuple[str, ...]
+    start_ns: int
 
 
 def workload_module(workload: str, module: str) -> ModuleType:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from testbed.plan.model import Plan
+from testbed.plan.model import Job, Plan, Workers
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.records import (
     EVENT,
@@ -147,27 +147,43 @@ class Collector:
         for host in dict.fromkeys(rank.host for rank in plan.ranks_here):
             self._add_host(host)
 
-    def folder_of(self, host: str) -> Path:
-        """Return the folder of a host's pipes."""
-        return self._folder / host
+    def folder_of(self, host: str, job: Job | None = None) -> Path:
+        """Return the folder of a host's pipes, or of those of one of several jobs."""
+        folder = self._folder / host
+        return folder if job is None else folder / job.name
 
     def _add_host(self, host: str) -> None:
-        run = self._run
-        self.folder_of(host).mkdir()
-        ranks = [rank.rank for rank in self._plan.workers.ranks if rank.host == host]
-        self._add(host, run.events, _event_check(ranks))
-        self._add(host, run.rank_starts, _record_check(RankStarted, ranks))
-        if self._plan.workers.image is not None:  # the zygote is a process of the host
-            self._add(host, run.rank_exits, _record_check(RankExit, ranks))
-        for rank in ranks:
-            self._add(host, run.rank_ops(rank))
-            self._add(host, run.rank_train(rank))
-            if self._plan.workers.has_gpus:
-                self._add(host, run.rank_gpu(rank))
+        run, workers = self._run, self._plan.workers
+        folder = self.folder_of(host)
+        folder.mkdir()
+        if workers.image is not None:  # the zygote is a process of the host
+            ranks = _ranks_of(workers, host)
+            self._add(host, folder, run.rank_exits, _record_check(RankExit, ranks))
+        if not self._plan.jobs:
+            self._add_ranks(host, folder, run, workers)
+        for job in self._plan.jobs:
+            if _ranks_of(job.workers, host):
+                folder = self.folder_of(host, job)
+                folder.mkdir()
+                self._add_ranks(host, folder, run.job(job.name), job.workers)
 
-    def _add(self, host: str, target: Path, check: Check | None = None) -> None:
+    def _add_ranks(self, host: str, folder: Path, run: RunDir, workers: Workers) -> None:
+        """Add the pipes of a host's ranks, which number those of `workers`."""
+        ranks = _ranks_of(workers, host)
+        check = _event_check(ranks)
+        if run != self._run and self._plan.jobs[0].workers is workers:
+            check = _copying_begin(check, self._run.events)
+        self._add(host, folder, run.events, check)
+        self._add(host, folder, run.rank_starts, _record_check(RankStarted, ranks))
+        for rank in ranks:
+            self._add(host, folder, run.rank_ops(rank))
+            self._add(host, folder, run.rank_train(rank))
+            if workers.has_gpus:
+                self._add(host, folder, run.rank_gpu(rank))
+
+    def _add(self, host: str, folder: Path, target: Path, check: Check | None = None) -> None:
         most_bytes = MOST_BYTES if check is None else MOST_BYTES_OF_EVENTS
-        path = self.folder_of(host) / target.name
+        path = folder / target.name
         self._pipes.append(Pipe(host, path, target, check, most_bytes))
 
     def open(self) -> None:
@@ -179,15 +195,18 @@ class Collector:
         Raises:
             OSError: the limit of open files cannot be raised far enough, or a file cannot be made.
         """
-        if not self._plan.workers.once_per_host:
-            for rank in self._plan.ranks_here:
-                self._run.rank_ops(rank.rank).touch()
+        for rank in self._plan.ranks_here:
+            job = self._plan.job_of(rank.rank)
+            workers = self._plan.workers if job is None else job.workers
+            if not workers.once_per_host:
+                run, number = self._run.of_rank(self._plan, rank.rank)
+                run.rank_ops(number).touch()
         _allow_open_files(len(self._pipes) + OTHER_FILES)
         for pipe in self._pipes:
             pipe.open()
             self._by_fd[pipe.fd] = pipe
             self._all.register(pipe.fd, select.POLLIN)
-            if pipe.target == self._run.events:
+            if pipe.target.name == self._run.events.name:
                 self._events.register(pipe.fd, select.POLLIN)
 
     def wait(self, timeout_s: float) -> None:
@@ -203,7 +222,7 @@ class Collector:
         for fd, _events in self._all.poll(0):
             pipe = self._by_fd[fd]
             pipe.empty()
-            if pipe.is_exhausted and pipe.target == self._run.events:
+            if pipe.is_exhausted and pipe.target.name == self._run.events.name:
                 self._events.unregister(fd)
 
     def close(self) -> None:
@@ -263,6 +282,27 @@ def _event_check(ranks: Sequence[int]) -> Check:
         return None
 
     return check
+
+
+def _copying_begin(check: Check, events: Path) -> Check:
+    """Return a check that also appends rank 0's begin and total to the events of the run.
+
+    The run's changes and its progress count from the first job's.
+    """
+
+    def check_and_copy(line: bytes) -> bytes | None:
+        checked = check(line)
+        if checked is not None:
+            event = EVENT.validate_json(checked)
+            if isinstance(event, FirstOperation | OperationsTotal):
+                append(events, event)
+        return checked
+
+    return check_and_copy
+
+
+def _ranks_of(workers: Workers, host: str) -> list[int]:
+    return [rank.rank for rank in workers.ranks if rank.host == host]
 
 
 def _line(record: Record) -> bytes:

@@ -197,13 +197,13 @@ class Containers(Fleet):
     def _fifo(self, host: str) -> Path:
         return self._folder / host / "orders"
 
-    def _log(self, host: str) -> Path:
+    def _container_log(self, host: str) -> Path:
         return self.run.logs / f"container-{host}.log"
 
     def _new_logs(self, host: str) -> list[Path]:
         """Create the logs of a host whose zygote is in the container, which writes to them."""
-        logs = [self._log(host)]
-        logs += [self.run.rank_log(rank.rank) for rank in self.processes_of(host)]
+        logs = [self._container_log(host)]
+        logs += [self._log(rank.rank) for rank in self.processes_of(host)]
         for log in logs:
             log.touch()
             self._give(log)
@@ -211,7 +211,7 @@ class Containers(Fleet):
 
     def _output_tail(self, host: str) -> str:
         try:
-            return last_lines(self._log(host), OUTPUT_TAIL_LINES)
+            return last_lines(self._container_log(host), OUTPUT_TAIL_LINES)
         except OSError:
             return "no output"
 
@@ -221,14 +221,16 @@ class Containers(Fleet):
         command = ["sleep", "infinity"]
         modes = _readable(workers)
         modes[str(self.run.path)] = "ro"
-        work = self.work_folder(host)
-        if work is not None:
-            modes[str(work)] = "rw"
+        jobs = self.jobs_of(host)
+        for job in jobs or [None]:
+            work = self.work_folder(host, job)
+            if work is not None:
+                modes[str(work)] = "rw"
         if workers.image is not None:
             fifo = self._fifo(host)
             fifo.parent.mkdir()
             os.mkfifo(fifo)
-            command = _zygote_command(self.run, fifo, self._log(host))
+            command = _zygote_command(self.run, fifo, self._container_log(host))
             modes[str(fifo.parent)] = "ro"
             for log in self._new_logs(host):
                 modes[str(log)] = "rw"
@@ -239,6 +241,9 @@ class Containers(Fleet):
         mounts = [_bound(path, path, mode) for path, mode in modes.items()]
         assert self._collector is not None
         mounts.append(_bound(str(self._collector.folder_of(host)), str(self.run.raw), "ro"))
+        for job in jobs:
+            pipes = self._collector.folder_of(host, job)
+            mounts.append(_bound(str(pipes), str(self.run.job(job.name).raw), "ro"))
         for file, target in self._name_files.items():
             mounts.append(_bound(str(file), str(target), "ro"))
 

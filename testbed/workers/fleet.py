@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
 from testbed.core.errors import WorkerError
-from testbed.plan.model import Plan, Rank
+from testbed.plan.model import Job, Plan, Rank
 from testbed.runfolder.files import last_lines
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.records import Follower, RankExit
@@ -20,6 +22,7 @@ from testbed.runfolder.stacks import END, RankStacks, describe, parse_stacks
 from testbed.workers.collector import Collector
 from testbed.workers.gpu.device_library import VALUES
 from testbed.workers.gpu_hint import gpu_hint
+from testbed.workers.job_ends import JobEnds
 from testbed.workers.stacks import Logs, rank_of, request_stacks, state_of
 
 POLL_S = 0.05  # on the run's clock: the run ends at most this long after the last rank
@@ -56,6 +59,8 @@ class Fleet(ABC):
         self._killed: set[tuple[int, int]] = set()
         self._crashed: set[str] = set()  # hosts, of any guest
         self._collector: Collector | None = None
+        # why each failed job failed, by its name
+        self._failures: dict[str, str] = {}
         self._hosts_to_start = 0
         for change in plan.network.changes:
             self._hosts_to_start += len([host for host in change.started if host in self.hosts])
@@ -98,6 +103,11 @@ class Fleet(ABC):
     def processes_of(self, host: str) -> list[Rank]:
         """Return the ranks that the testbed starts on `host`."""
         return [rank for rank in self.processes if rank.host == host]
+
+    def jobs_of(self, host: str) -> list[Job]:
+        """Return those of several jobs that have ranks on `host`."""
+        ranks = [rank.rank for rank in self.plan.workers.ranks if rank.host == host]
+        return [job for job in self.plan.jobs if any(rank in job.all_ranks() for rank in ranks)]
 
     def servers_of(self, hosts: Sequence[str]) -> list[Rank]:
         """Return the first rank of each of `hosts`, if hosts run commands of other hosts."""
@@ -171,32 +181,66 @@ class Fleet(ABC):
         Args:
             look_elsewhere: called now and then; raises an error if the run has failed elsewhere.
 
+        The failure of one of several jobs ends the ranks of this job only.
+
         Raises:
             WorkerError: a rank failed; `__exit__` ends the other ranks.
         """
         exits: Follower[RankExit] = Follower(self.run.rank_exits, RankExit)
         statuses: dict[int, list[int]] = {rank.rank: [] for rank in self.processes}
+        jobs = JobEnds(self.run, self.plan)
 
         while True:
             # read before the exits: a zygote that has finished is not lost
             lost_hosts = self.lost()
             self._collect()
             for record in exits.new():  # in the order of time: the first failure causes others
-                self._check_exit(record, len(statuses[record.rank]))
+                with self._of_job(record.rank):
+                    self._check_exit(record, len(statuses[record.rank]))
                 statuses[record.rank].append(record.status)
+                jobs.note_exit(record)
 
             if self.run.stacks_wanted.exists():
                 self.run.stacks_wanted.unlink()
                 self.write_stacks()
 
             running = self._running(statuses)
+            jobs.note_ends(running, self._failures)
             if not running and self._is_over(statuses):
                 self._collect()
+                self._report_failures()
                 return
 
             self._check_lost(lost_hosts, running)
             look_elsewhere()
             self._pause()
+
+    @contextmanager
+    def _of_job(self, rank: int) -> Iterator[None]:
+        """Let a failure of one of several jobs end only the ranks of this job."""
+        job = self.plan.job_of(rank)
+        try:
+            yield
+        except WorkerError as error:
+            if job is None:
+                raise
+            self._failures[job.name] = str(error)
+            self._end_ranks(job)
+
+    def _end_ranks(self, job: Job) -> None:
+        """Kill the ranks of a job."""
+        pids = self._pids_by_rank()
+        for rank in job.all_ranks():
+            for pid in pids.get(rank, []):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def _report_failures(self) -> None:
+        """Raise a WorkerError if a job has failed."""
+        if not self._failures:
+            return
+        texts = [f"the job {name} failed: {reason}" for name, reason in self._failures.items()]
+        raise WorkerError("\n".join(texts))
 
     def _collect(self) -> None:
         """Move the records that ranks have written since the last call into the run folder."""
@@ -210,15 +254,20 @@ class Fleet(ABC):
         else:
             time.sleep(POLL_S)
 
-    def work_folder(self, host: str) -> Path | None:
+    def work_folder(self, host: str, job: Job | None = None) -> Path | None:
         """Return the only folder of the run folder that a host may write to, which exists.
 
         None: the workload has no working folders.
+
+        Args:
+            host: the host.
+            job: one of several jobs; the host may write to a folder of each.
         """
-        workers = self.plan.workers
+        workers = self.plan.workers if job is None else job.workers
+        run = self.run if job is None else self.run.job(job.name)
         if workers.workload != "script":
             return None
-        folder = self.run.work(None if workers.settings["shared_folder"] else host)
+        folder = run.work(None if workers.settings["shared_folder"] else host)
         folder.mkdir(parents=True, exist_ok=True)
         self._give(folder)
         return folder
@@ -232,7 +281,7 @@ class Fleet(ABC):
     def write_stacks(self) -> list[RankStacks]:
         """Append what each rank is doing now to logs/stacks.txt, and return the entries."""
         pids = self._pids_by_rank()
-        logs = Logs({rank: self.run.rank_log(rank) for rank in pids})
+        logs = Logs({rank: self._log(rank) for rank in pids})
         asked: list[int] = []
         for rank, processes in pids.items():
             if request_stacks(processes):
@@ -260,10 +309,22 @@ class Fleet(ABC):
 
         for host in self.hosts:
             for pid in self.pids(host):
-                rank = rank_of(pid)
+                rank = self._number(rank_of(pid))
                 if rank in pids:
                     pids[rank].append(pid)
         return pids
+
+    def _number(self, rank: tuple[str, int] | None) -> int:
+        """Return the number among the ranks of all jobs; -1 for None."""
+        if rank is None:
+            return -1
+        name, number = rank
+        firsts = {job.name: job.first for job in self.plan.jobs}
+        return firsts.get(name, 0) + number
+
+    def _log(self, rank: int) -> Path:
+        run, number = self.run.of_rank(self.plan, rank)
+        return run.rank_log(number)
 
     def _running(self, statuses: Mapping[int, list[int]]) -> set[int]:
         """Return the ranks with a process that has started and not ended."""
@@ -278,6 +339,9 @@ class Fleet(ABC):
     def _check_exit(self, record: RankExit, number: int) -> None:
         """Raise a WorkerError if process `number` of a rank has failed."""
         if record.status == 0 or (record.rank, number) in self._killed:
+            return
+        job = self.plan.job_of(record.rank)
+        if job is not None and job.name in self._failures:
             return
 
         stacks = self.write_stacks()
@@ -300,7 +364,14 @@ class Fleet(ABC):
         if not self._hosts_to_start:
             return True
 
-        return any(ended[-1] == 0 for ended in statuses.values())
+        if not self.plan.jobs:
+            return any(ended[-1] == 0 for ended in statuses.values())
+
+        for job in self.plan.jobs:
+            ends = [statuses[rank] for rank in job.all_ranks() if rank in statuses]
+            if job.name not in self._failures and not any(ended[-1] == 0 for ended in ends):
+                return False
+        return True
 
     def _absent(self, failed: int, stacks: Sequence[RankStacks]) -> str:
         """Return which ranks did not enter the operation in which a rank timed out; else empty."""
@@ -311,17 +382,18 @@ class Fleet(ABC):
         absent = [entry for entry in outside if not entry.may_wait] or outside
         if not absent:
             return ""
-        names = ", ".join(f"rank {entry.rank} on {entry.host}" for entry in absent)
+        names = ", ".join(f"rank {self._name(entry.rank)} on {entry.host}" for entry in absent)
         lines = describe(absent)
         return (
-            f"{names} did not enter the operation in which rank {failed} timed out:\n{lines}\n"
+            f"{names} did not enter the operation in which rank {self._name(failed)} timed "
+            f"out:\n{lines}\n"
             f"  the stacks of all ranks are in {self.run.stacks.relative_to(self.run.path)}\n"
         )
 
     def _failure(self, rank: int, ending: str) -> str:
         """Return how a rank ended, the likely reason, and the end of the rank's log."""
         host = self.plan.workers.ranks[rank].host
-        text = f"rank {rank} on {host} {ending}"
+        text = f"rank {self._name(rank)} on {host} {ending}"
         if self._crashed:
             crashed = ", ".join(sorted(self._crashed))
             text += f", after {crashed} had crashed as scheduled by an event of the topology"
@@ -335,8 +407,11 @@ class Fleet(ABC):
 
         return text + self._log_tail(rank)
 
+    def _name(self, rank: int) -> str:
+        return self.plan.rank_name(rank)
+
     def _log_tail(self, rank: int) -> str:
-        log = self.run.rank_log(rank)
+        log = self._log(rank)
         try:
             lines = last_lines(log, LOG_TAIL_LINES).splitlines()
         except OSError:

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from testbed.core.linux import mount, umount
-from testbed.plan.model import Plan, Rank
+from testbed.plan.model import Job, Plan, Rank
 from testbed.runfolder.folder import RunDir
 from testbed.workers import cgroups
 from testbed.workers.collector import Collector, collecting
@@ -29,7 +29,7 @@ class Processes(Fleet):
         super().__init__(run, plan)
         self._groups: dict[str, Path] = {}
         self._shared_memory: dict[str, Path] = {}
-        self._views: dict[str, HostView] = {}
+        self._views: dict[tuple[str, str], HostView] = {}  # by host and job
 
     def __enter__(self) -> Processes:
         with ExitStack() as stack:
@@ -41,7 +41,7 @@ class Processes(Fleet):
             self._collector = stack.enter_context(
                 collecting(self.run, self.plan, folder / "records")
             )
-            self._views = {host: self._view(host, self._collector) for host in self.hosts}
+            self._add_views(self._collector)
             self._share_values(folder)
             self._parent = stack.enter_context(warm_parent(self.run, folder))
             self._stack = stack.pop_all()
@@ -76,12 +76,20 @@ class Processes(Fleet):
             stack.callback(umount, str(place))
             self._shared_memory[host] = place
 
-    def _view(self, host: str, collector: Collector) -> HostView:
-        work = self.work_folder(host)
+    def _add_views(self, collector: Collector) -> None:
+        for rank in self.plan.ranks_here:
+            job = self.plan.job_of(rank.rank)
+            name = "" if job is None else job.name
+            if (rank.host, name) not in self._views:
+                self._views[rank.host, name] = self._view(rank.host, job, collector)
+
+    def _view(self, host: str, job: Job | None, collector: Collector) -> HostView:
+        run = self.run if job is None else self.run.job(job.name)
+        work = self.work_folder(host, job)
         return HostView(
             run_folder=str(self.run.path),
-            pipes=str(collector.folder_of(host)),
-            records=str(self.run.raw),
+            pipes=str(collector.folder_of(host, job)),
+            records=str(run.raw),
             work=None if work is None else str(work),
         )
 
@@ -99,13 +107,14 @@ class Processes(Fleet):
         self._parent.start(orders)
 
     def _order(self, rank: Rank, netns: Mapping[str, int], *, is_server: bool = False) -> Order:
+        job = self.plan.job_of(rank.rank)
         return Order(
             rank.rank,
             rank.host,
             cgroup=str(self._groups[rank.host]),
             netns_pid=netns[rank.host],
             shm=str(self._shared_memory[rank.host]),
-            view=self._views[rank.host],
+            view=self._views[rank.host, "" if job is None else job.name],
             is_server=is_server,
         )
 

@@ -22,7 +22,7 @@ SIGNAL = getattr(signal, "SIGRTMIN", 34) + 11  # macOS imports this file, and ha
 STDERR = 2
 PAUSE_S = 0.001  # on the run's clock, which a busy rank holds until the kernel forces the clock
 MOST_PAUSES = 100
-LOG = re.compile(r"/rank-(\d+)\.log$")
+LOG = re.compile(r"(?:/jobs/([^/]+)/logs)?/rank-(\d+)\.log$")
 STATES = {"R": "running", "S": "waiting", "D": "waiting", "T": "stopped", "Z": "ended"}
 
 
@@ -53,14 +53,18 @@ def _answers(pid: int) -> bool:
     return bool(int(fields.get("SigCgt", "0"), 16) >> (SIGNAL - 1) & 1)
 
 
-def rank_of(pid: int) -> int | None:
-    """Return the rank whose log is the error output of a process; None for other processes."""
+def rank_of(pid: int) -> tuple[str, int] | None:
+    """Return the rank whose log is the error output of a process; None for other processes.
+
+    Returns:
+        The name of one of several jobs, or an empty text, and the number of the rank.
+    """
     try:
         target = str(Path("/proc", str(pid), "fd", str(STDERR)).readlink())
     except OSError:
         return None
     match = LOG.search(target)
-    return int(match[1]) if match else None
+    return (match[1] or "", int(match[2])) if match else None
 
 
 def state_of(pid: int) -> str:

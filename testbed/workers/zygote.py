@@ -38,7 +38,7 @@ from testbed.workers.workload import load_workload, workload_traits
 # the others, so that its store is open by then: a TCPStore whose first attempt is refused tries
 # again after waits drawn from the processor's random numbers (torch 2.13).
 HEAD_START_NS = 10**9
-STEP_NS = 100_000
+STEP_NS = 100_000  # `testbed.plan.jobs` has the same
 
 
 def main(run_folder: str, fifo: str) -> int:
@@ -60,15 +60,17 @@ def main(run_folder: str, fifo: str) -> int:
     with quick_imports():  # all ranks share the imports of this process
         from testbed.workers import rank  # noqa: F401, PLC0415
 
-    workload = plan.workers.workload
-    prepare_torch(workload)
+    workloads = workloads_of(plan)
+    for workload in workloads:
+        prepare_torch(workload)
 
     if plan.workers.has_gpus:
         import_what_gpus_use()
 
     # The ranks repeat a failed import and report the error in their logs.
-    with quick_imports(), contextlib.suppress(Exception):
-        load_workload(workload)
+    for workload in workloads:
+        with quick_imports(), contextlib.suppress(Exception):
+            load_workload(workload)
 
     orders = decode_orders(Path(fifo).read_text())
     # A collection in a rank would write to, and so copy, every page of shared objects.
@@ -100,6 +102,7 @@ class Zygote:
     def __init__(self, run: RunDir, plan: Plan) -> None:
         self._run = run
         self._plan = plan
+        self._plans = {job.name: plan.for_job(job) for job in plan.jobs}
         self._ranks: dict[int, int] = {}  # by process id
         self._later: LaterOrders | None = None
         self.failed = 0
@@ -137,7 +140,13 @@ class Zygote:
         self._enter(order)
         _sleep_until(begin_ns)
 
-        return run_rank(self._run, self._plan, order.rank)
+        run, rank = self._run.of_rank(self._plan, order.rank)
+        return run_rank(run, self._plan_of(order.rank), rank)
+
+    def _plan_of(self, rank: int) -> Plan:
+        """Return the plan that a rank knows: that of its job."""
+        job = self._plan.job_of(rank)
+        return self._plan if job is None else self._plans[job.name]
 
     def _be_server(self, order: Order) -> int:
         from testbed.workers.rank import run_server  # noqa: PLC0415
@@ -150,7 +159,8 @@ class Zygote:
         if self._later is not None:
             self._later.close()
         code_bundle.remove()
-        enter_host(order, self._run.rank_log(order.rank))
+        run, rank = self._run.of_rank(self._plan, order.rank)
+        enter_host(order, run.rank_log(rank))
 
     def _note_exit(self, pid: int, status: int) -> None:
         if pid not in self._ranks:
@@ -162,15 +172,21 @@ class Zygote:
 
 
 def _begin_times(plan: Plan) -> Callable[[int], int]:
-    """Return a function from a rank to its begin in Unix ns, which is 0 on the real clock."""
-    if plan.clock == "real":
-        return lambda rank: 0
+    """Return a function from a rank to its begin in Unix ns.
 
-    start_ns = time.time_ns() // HEAD_START_NS * HEAD_START_NS + HEAD_START_NS
+    On the real clock, all ranks of a job begin at the same time.
+    """
+    now_ns = time.time_ns()
+    start_ns = now_ns // HEAD_START_NS * HEAD_START_NS + HEAD_START_NS
 
     def begin_ns(rank: int) -> int:
-        head_start_ns = 0 if rank == 0 else HEAD_START_NS
-        return start_ns + head_start_ns + rank * STEP_NS
+        job = plan.job_of(rank)
+        workers = plan.workers if job is None else job.workers
+        if plan.clock == "real":
+            return now_ns + workers.begin_ns
+        number = rank if job is None else rank - job.first
+        head_start_ns = 0 if number == 0 else HEAD_START_NS
+        return start_ns + workers.begin_ns + head_start_ns + number * STEP_NS
 
     return begin_ns
 
@@ -209,6 +225,13 @@ def _ended_children() -> Iterator[tuple[int, int]]:
             if pid == 0:
                 return
             yield pid, os.waitstatus_to_exitcode(wait_status)
+
+
+def workloads_of(plan: Plan) -> list[str]:
+    """Return the workloads of a plan's jobs, or its only workload."""
+    if not plan.jobs:
+        return [plan.workers.workload]
+    return list(dict.fromkeys(job.workers.workload for job in plan.jobs))
 
 
 def prepare_torch(workload: str) -> None:

@@ -93,7 +93,7 @@ def test_what_it_left_is_made_harmless(folder: Path, outside: Path) -> None:
     for name, kind in TRAPS.items():
         assert f"{name} was {kind}, and was removed" in removed
         assert not (folder / name).is_symlink()
-    assert list(harmful_entries(run.path, run.work(None))) == []
+    assert list(harmful_entries(run.path, [run.work(None)])) == []
     assert stat.S_IMODE((folder / "tool").stat().st_mode) == 0o755
     assert (folder / "work/latest").is_symlink()
     assert (outside / "file").read_text() == CONTENT

@@ -234,6 +234,11 @@ class Script(Workload):
         return self.model_copy(update={"ranks_per_host": asked})
 
     @property
+    def has_modelled_gpus(self) -> bool:
+        """Whether the hosts have modelled GPUs."""
+        return self.gpu is not None
+
+    @property
     def divisor(self) -> int:
         """Divisor of the topology's rates, which is `scale`."""
         return self.scale

@@ -58,7 +58,7 @@ def test_a_program_below_a_folder_that_nobody_can_read(run: RunDir) -> None:
         assert mode_of(outer / "inner/program") == 0o755
         assert mode_of(outer) & 0o700 == 0o700
         assert (outer / "link").is_symlink()  # allowed in work
-    assert list(harmful_entries(run.path, run.work(None))) == []
+    assert list(harmful_entries(run.path, [run.work(None)])) == []
 
 
 def test_links_below_folders_without_read_permission(run: RunDir) -> None:
@@ -180,5 +180,5 @@ def test_a_program_with_rights_of_its_owner_is_refused(run: RunDir) -> None:
 def test_settling_twice_changes_nothing(run: RunDir) -> None:
     run.settle()
     before = [(path, path.lstat().st_mode) for path in sorted(run.path.rglob("*"))]
-    assert settle(run.path, run.work(None)) == []
+    assert settle(run.path, [run.work(None)]) == []
     assert [(path, path.lstat().st_mode) for path in sorted(run.path.rglob("*"))] == before

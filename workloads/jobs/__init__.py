@@ -1,0 +1,1 @@
+"""Several workloads on one network, at the same time."""
