@@ -79,12 +79,12 @@ class LoadedRun:
         incomplete: set[int] = set()
         operations = _read_operations(folder, plan, problems, incomplete)
         ops = _table(operations, schemas.OPS).sort("start_ns", "rank")
-        links = _read_links(folder, plan, problems)
+        links = read_links(folder, plan, problems)
         steps: pl.DataFrame | None = None
         if trains:
             steps = _read_steps(folder, plan, problems, incomplete)
 
-        captured = _read_captures(folder, plan, ops, problems)
+        captured = read_captures_of(folder, plan, ops, problems)
         events, event_problems = records.read(folder.events, EVENT)
         problems += event_problems
         changes = happened(plan, folder)
@@ -230,8 +230,14 @@ def _read_steps(
     return _table(by_rank, schemas.TRAIN).sort("step", "rank")
 
 
-def _read_links(folder: RunDir, plan: Plan, problems: list[Problem]) -> pl.DataFrame:
-    """Read the samples of the WAN links (`testbed.runfolder.schemas.LINKS`)."""
+def read_links(folder: RunDir, plan: Plan, problems: list[Problem]) -> pl.DataFrame:
+    """Read the samples of the WAN links (`testbed.runfolder.schemas.LINKS`).
+
+    Args:
+        folder: the run folder.
+        plan: the run's plan.
+        problems: list to which problems are added.
+    """
     samples: list[LinkSample] = []
     if plan.network.wan:
         samples, file_problems = records.read(folder.link_samples, LinkSample)
@@ -239,12 +245,16 @@ def _read_links(folder: RunDir, plan: Plan, problems: list[Problem]) -> pl.DataF
     return _table([_RankRecords({}, samples)], schemas.LINKS)
 
 
-def _read_captures(
+def read_captures_of(
     folder: RunDir, plan: Plan, ops: pl.DataFrame, problems: list[Problem]
 ) -> Captured | None:
     """Build the tables of packet captures, or None without captures or with a damaged plan.
 
-    `ops` is ops.parquet (`testbed.runfolder.schemas.OPS`).
+    Args:
+        folder: the run folder.
+        plan: the run's plan.
+        ops: ops.parquet (`testbed.runfolder.schemas.OPS`).
+        problems: list to which problems are added.
     """
     if plan.capture == "none":
         return None

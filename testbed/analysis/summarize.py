@@ -21,6 +21,13 @@ from pydantic import ValidationError
 from testbed.analysis.bottleneck import cause_of_collectives, cause_of_gpus, cause_of_training
 from testbed.analysis.event_periods import periods
 from testbed.analysis.gpu_steps import summarize_gpus
+from testbed.analysis.jobs import (
+    job_rows,
+    load_together,
+    summarize_jobs,
+    without_bytes_of_others,
+    write_tables_with_jobs,
+)
 from testbed.analysis.link_samples import measured_rates, of_direction, sent_bytes
 from testbed.analysis.loaded_run import LoadedRun
 from testbed.analysis.loop import summarize_loop
@@ -132,12 +139,38 @@ def collect(folder: RunDir) -> Summary:
     except (OSError, ValidationError, UnicodeDecodeError) as error:
         summary = _summarize_without_plan(folder, type(error).__name__)
     else:
-        summary = _summarize(folder, plan)
+        summary = _summarize_jobs(folder, plan) if plan.jobs else _summarize(folder, plan)[1]
     write_summary(folder.summary, summary)
     return summary
 
 
-def _summarize(folder: RunDir, plan: Plan) -> Summary:
+def _summarize_jobs(folder: RunDir, plan: Plan) -> Summary:
+    """Summarize each of several jobs in its folder, and return the summary of the whole run."""
+
+    def summarize(of_job: RunDir, plan_of_job: Plan) -> tuple[LoadedRun, Summary]:
+        run, summary = _summarize(of_job, plan_of_job)
+        summary = without_bytes_of_others(summary)
+        write_summary(of_job.summary, summary)
+        return run, summary
+
+    jobs = summarize_jobs(folder, plan, summarize)
+    run = load_together(folder, plan, jobs)
+    write_tables_with_jobs(run)
+    wan = _wan(run)
+    return Summary(
+        wan=wan,
+        transfers=_transfers(run),
+        captures=[] if run.captured is None else run.captured.points,
+        fidelity=_round_trips(run),
+        rates=_rates(run),
+        stages=stages(run.events, run.problems),
+        jobs=job_rows(jobs, folder),
+        problems=run.problems,
+    )
+
+
+def _summarize(folder: RunDir, plan: Plan) -> tuple[LoadedRun, Summary]:
+    """Write the tables of a run of one workload, and return the run and its summary."""
     of_workload = workload_summary(plan.workers.workload)
     run = LoadedRun.read(folder, plan, trains=of_workload is not None)
     run.write_tables()
@@ -147,7 +180,7 @@ def _summarize(folder: RunDir, plan: Plan) -> Summary:
     gpu = _gpu(run)
     run.problems.extend(implausible(run))
 
-    return Summary(
+    summary = Summary(
         collectives=collective_rows,
         messages=message_rows(run.ops, plan),
         wan=wan,
@@ -164,6 +197,7 @@ def _summarize(folder: RunDir, plan: Plan) -> Summary:
         problems=run.problems,
         dominant=_dominant(run, collective_rows, training, gpu),
     )
+    return run, summary
 
 
 def _guests(run: LoadedRun) -> list[GuestRow]:

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from testbed.analysis.gpu_verdict import of_gpu_steps
 from testbed.core.units import format_microseconds, format_share, format_size, format_time
 from testbed.runfolder.status import Status
-from testbed.runfolder.summary import CollectiveRow, LoopSummary, Summary, TrainingSummary, WanRow
+from testbed.runfolder.summary import (
+    CollectiveRow,
+    JobRow,
+    LoopSummary,
+    Summary,
+    TrainingSummary,
+    WanRow,
+)
 
 TITLES = {
     "latency": "Latency dominates",
@@ -121,6 +128,9 @@ def _of_completed(summary: Summary) -> str:
             "do not use its figures."
         )
 
+    if summary.jobs:
+        return _of_jobs(summary.jobs)
+
     if summary.gpu is not None and summary.gpu.steps:
         return of_gpu_steps(summary.gpu)
 
@@ -139,6 +149,19 @@ def _of_completed(summary: Summary) -> str:
         figures = figures[0].upper() + figures[1:]
 
     return f"{figures}{_of_busiest(summary.wan)}."
+
+
+def _of_jobs(rows: Sequence[JobRow]) -> str:
+    number = "1 job ran" if len(rows) == 1 else f"{len(rows)} jobs ran at the same time"
+    clauses: list[str] = []
+    for row in rows:
+        clause = f"{row.job} holds no measured operation"
+        if row.seconds is not None:
+            clause = f"{row.job} takes {format_time(round(1e9 * row.seconds), 4)}"
+        if row.slowdown is not None:
+            clause += f", {row.slowdown:.2f} times as long as alone"
+        clauses.append(clause)
+    return f"{number}: {'; '.join(clauses)}."
 
 
 def _of_collective(row: CollectiveRow) -> str:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 from testbed.analysis.fidelity import Watched, judge_watched
@@ -16,13 +17,15 @@ from testbed.core.errors import DiskFull, GuestLost, MachineError, RunError, Tes
 from testbed.core.full_disk import has_space, write_failure
 from testbed.core.held_signals import HeldSignals
 from testbed.core.leftovers import Kind, note
+from testbed.execution.alone import is_asked_for, measure_alone
 from testbed.execution.backend import Backend, backend_for
 from testbed.execution.limits import RunLimits, show_notice
+from testbed.execution.progress import SilentProgress
 from testbed.execution.supervise import Progress, Watch
 from testbed.execution.versions import versions
 from testbed.plan.model import Plan
 from testbed.runfolder.files import last_lines, replace_text, replacing_alone
-from testbed.runfolder.folder import RunDir
+from testbed.runfolder.folder import RunDir, below_run
 from testbed.runfolder.problems import Problem, ProblemCode
 from testbed.runfolder.records import EVENT, Record, RunEnded, read
 from testbed.runfolder.status import (
@@ -53,6 +56,8 @@ def launch(
     shared_plotly: str = "",
 ) -> Status:
     """Carry out a plan in a new run folder, and write its tables and report page.
+
+    Several jobs then run alone, too, in folders below that of the run, if the plan asks for it.
 
     The outcome is committed to status.json as soon as the run ends, before the report is made, and
     again after the report. Signals and a full disk may prevent the report, but no commit.
@@ -96,6 +101,27 @@ def launch(
         _note_end(status, failure, job)
         status.wall_seconds = round(time.monotonic() - began, 3)
         _commit(run, status)
+        if failure is None and is_asked_for(plan):
+
+            def launch_alone(plan_alone: Plan, folder: RunDir) -> Status:
+                return launch(
+                    plan_alone,
+                    folder,
+                    spec=spec,
+                    command=command,
+                    limits=limits,
+                    progress=SilentProgress(),
+                    resident_guest=resident_guest,
+                    shared_plotly=below_run(shared_plotly),
+                )
+
+            try:
+                with signals.raised():
+                    show = partial(show_notice, progress)
+                    status.warnings += measure_alone(plan, run, launch_alone, show)
+            except BaseException as error:
+                failure = error
+
         try:
             with signals.raised():
                 status = _report(job, status, shared_plotly)
@@ -280,6 +306,7 @@ def _report(job: _Job, status: Status, shared_plotly: str) -> Status:
     with replacing_alone(run.path):
         if not run.plan.exists():
             run.write_plan(job.plan)
+            run.make_jobs(job.plan)
         conclude(job.plan, run, concluded)
         write_page(run, shared_plotly, concluded)
     return concluded

@@ -916,6 +916,8 @@ class Plan(Frozen):
         workers: What runs on it; of several jobs, what they share, and the ranks of all jobs.
         jobs: What runs on it at the same time, in the order of their ranks; left out of plan.json
             if there is only one workload.
+        job: Name of the job whose plan this is, where other jobs use the network at the same time;
+            left out of plan.json if empty.
         clock: Clock of the run.
         where: In a guest, or here in the kernel of the machine.
         capture: Where packets are captured.
@@ -938,6 +940,7 @@ class Plan(Frozen):
     sites: tuple[GuestSite, ...] = ()
     versions: dict[str, str] = {}
     jobs: tuple[Job, ...] = Field((), exclude_if=operator.not_)
+    job: str = Field("", exclude_if=operator.not_)
 
     @property
     def memory_of_guests(self) -> int:
@@ -973,7 +976,11 @@ class Plan(Frozen):
         return None
 
     def for_job(self, job: Job) -> Plan:
-        """Return the plan of running one of the jobs alone; packets are not captured."""
+        """Return the plan of one of the jobs beside the others, without captures."""
+        return self.alone(job).model_copy(update={"job": job.name})
+
+    def alone(self, job: Job) -> Plan:
+        """Return the plan of running one of the jobs alone, without captures."""
         return self.model_copy(update={"workers": job.workers, "jobs": (), "capture": "none"})
 
     def rank_name(self, rank: int) -> str:

@@ -10,6 +10,7 @@ import polars as pl
 import yaml
 from pydantic import ValidationError
 
+from testbed.analysis.jobs import numbered_among_all
 from testbed.analysis.network_history import History
 from testbed.plan.model import Plan
 from testbed.runfolder.files import read_plain
@@ -42,6 +43,8 @@ class Content:
         spec: text of spec.yaml.
         history: the run's network over time, or None without a plan.
         problems: missing or damaged files, and problems of the records behind the summary.
+        jobs: contents of the folders of several jobs, whose ranks `ops` and `train` number one job
+            after another.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Content:
     spec: str = ""
     history: History | None = None
     problems: list[Problem] = field(default_factory=list)
+    jobs: list[Content] = field(default_factory=list)
 
     @property
     def origin_ns(self) -> int:
@@ -104,9 +108,19 @@ def load(run: RunDir, status: Status | None = None) -> Content:
         content.history = History.of(content.plan, run)
 
     _read_tables(run, content)
+    _read_jobs(run, content)
     content.spec = _read_spec(run.spec, content)
     content.problems += content.summary.problems
     return content
+
+
+def _read_jobs(run: RunDir, content: Content) -> None:
+    """Read the folders of several jobs, if the plan has them."""
+    plan = content.plan
+    if plan is None:
+        return
+    for job in plan.jobs:
+        content.jobs.append(load(run.job(job.name)))
 
 
 def _read_plan(run: RunDir, content: Content) -> Plan | None:
@@ -118,13 +132,25 @@ def _read_plan(run: RunDir, content: Content) -> Plan | None:
 
 
 def _read_tables(run: RunDir, content: Content) -> None:
-    content.ops = _read_table(run.ops, OPS_COLUMNS, content)
+    content.ops = _of_ranks(_read_table(run.ops, OPS_COLUMNS, content), content)
     content.links = _read_table(run.links, LINKS_COLUMNS, content)
 
     if run.train.is_file():
-        content.train = _read_table(run.train, TRAIN_COLUMNS, content)
+        content.train = _of_ranks(_read_table(run.train, TRAIN_COLUMNS, content), content)
     if run.flows.is_file():
         content.flows = _read_table(run.flows, FLOWS_COLUMNS, content)
+
+
+def _of_ranks(table: pl.DataFrame | None, content: Content) -> pl.DataFrame | None:
+    """Return a table whose ranks are those of the plan: of several jobs, numbered among all."""
+    plan = content.plan
+    if table is None or plan is None or not plan.jobs:
+        return table
+    try:
+        return numbered_among_all(table, plan)
+    except pl.exceptions.PolarsError as error:
+        content.report_damage(f"the column job is missing or damaged ({type(error).__name__})")
+        return None
 
 
 def _read_table(path: Path, columns: Iterable[str], content: Content) -> pl.DataFrame | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +25,7 @@ from testbed.report.figures.ranks import rank_figure
 from testbed.report.flow_table import flows_grid
 from testbed.report.gpu_tables import gpu_grid, memory_grid, waits_grid
 from testbed.report.grid import Grid
+from testbed.report.job_tables import job_times_grid, jobs_grid
 from testbed.report.html import Figure, figure, pack_plotly, policy, render, template_of
 from testbed.report.load import Content, load
 from testbed.report.map.layout import LinkUse
@@ -32,7 +34,7 @@ from testbed.report.message_table import messages_grid
 from testbed.report.perfetto import write_trace
 from testbed.report.repeat import repeat_command
 from testbed.runfolder.files import replace_bytes
-from testbed.runfolder.folder import RunDir
+from testbed.runfolder.folder import RunDir, below_run
 from testbed.runfolder.status import Status
 
 T = TypeVar("T")
@@ -70,6 +72,11 @@ MAP = (
     "The sites and the links between them, coloured by the share of their rate that was used on "
     "average."
 )
+TABLES_OF_JOB = ("training", "collectives", "messages")
+NOTE_OF_JOB = (
+    "Other jobs ran at the same time (see report.html two folders up). The use of links and queues "
+    "is that of all jobs; everything else is this job's."
+)
 NO_CONNECTION = "The captures hold no TCP connection."
 NOT_CAPTURED = (
     "Packets were not captured in this run. With --capture wan, a run has a table of its TCP "
@@ -98,6 +105,8 @@ class FigureMaker:
 def write_page(run: RunDir, shared_plotly: str = "", status: Status | None = None) -> Path:
     """Write report.html and trace.json of a run; the page lists missing and damaged files.
 
+    Each of several jobs also gets a page and a timeline, in its folder.
+
     Args:
         run: the run folder.
         shared_plotly: path of a file with plotly, relative to the run folder; empty: the page holds
@@ -111,6 +120,10 @@ def write_page(run: RunDir, shared_plotly: str = "", status: Status | None = Non
         OSError: the files cannot be written.
     """
     content = load(run, status)
+    for of_job in content.jobs:
+        folder = run.job(of_job.name)
+        _attempt(of_job, "trace.json", partial(write_trace, folder, of_job))
+        replace_bytes(folder.report, page_html(of_job, below_run(shared_plotly)))
     _attempt(content, "trace.json", lambda: write_trace(run, content))
     replace_bytes(run.report, page_html(content, shared_plotly))
     return run.report
@@ -131,6 +144,35 @@ def page_html(content: Content, shared_plotly: str = "") -> bytes:
         no_flows=_no_flows(content),
         settings=_settings(content),
         command=repeat_command(content),
+        jobs=[_job_part(of_job) for of_job in content.jobs],
+        note_of_job=NOTE_OF_JOB if content.plan is not None and content.plan.job else "",
+    )
+
+
+@dataclass(frozen=True)
+class JobPart:
+    """The part of one of several jobs on the page of their run.
+
+    Attributes:
+        name: name of the job, and of its folder.
+        verdict: what became of the job, in a sentence.
+        meaning: explanation of the main cause of the job's time; None: not known.
+        grids: the tables of its training and its operations.
+    """
+
+    name: str
+    verdict: str
+    meaning: str | None
+    grids: list[Grid]
+
+
+def _job_part(content: Content) -> JobPart:
+    grids = _grids(content)
+    return JobPart(
+        name=content.name,
+        verdict=verdict(content.status, content.summary),
+        meaning=meaning(content.status, content.summary),
+        grids=[grids[name] for name in TABLES_OF_JOB if name in grids],
     )
 
 
@@ -188,6 +230,8 @@ def _grids(content: Content) -> dict[str, Grid]:
     summary = content.summary
     flows = content.flows
     makers: dict[str, Callable[[], Grid]] = {
+        "jobs": lambda: jobs_grid(summary),
+        "job_times": lambda: job_times_grid(summary),
         "training": lambda: tables.training_grid(summary),
         "gpu": lambda: gpu_grid(summary),
         "waits": lambda: waits_grid(summary),

@@ -239,7 +239,7 @@ class Timeline:
         host = self.plan.workers.ranks[rank].host
         pid = self._pids[self.plan.network.host(host).dc]
         steps_thread = Thread(pid, FIRST_RANK_TID + rank * RANK_TIDS)
-        label = f"rank {rank} ({host})"
+        label = f"rank {self.plan.rank_name(rank)} ({host})"
 
         train = self._content.train
         if train is not None:

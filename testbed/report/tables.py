@@ -18,6 +18,7 @@ from testbed.core.units import (
 )
 from testbed.report.gpu_tables import MOST_WAITS, gpu_grid, waits_grid
 from testbed.report.grid import NONE, Grid, GridColumn
+from testbed.report.job_tables import job_times_grid, jobs_grid
 from testbed.runfolder.records import GLOO, RoundTripRow
 from testbed.runfolder.summary import (
     CollectiveRow,
@@ -538,6 +539,8 @@ def terminal_tables(summary: Summary) -> Iterator[Table]:
     RTTs are left out if all of them are within tolerance.
     """
     grids = [
+        jobs_grid(summary),
+        job_times_grid(summary),
         _fitting(collectives_grid(summary)),
         training_grid(summary),
         _fitting(gpu_grid(summary)),

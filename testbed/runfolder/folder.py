@@ -23,6 +23,11 @@ from testbed.runfolder.harmless import harmful_entries, settle
 from testbed.runfolder.status import release_room
 
 
+def below_run(path: str) -> str:
+    """Return a path relative to a run folder as seen from the folder of one of its jobs."""
+    return f"../../{path}" if path else ""
+
+
 @dataclass(frozen=True)
 class RunDir:
     """Paths of one run; `create` makes a new folder, `open` checks an existing folder."""
@@ -347,7 +352,7 @@ class RunDir:
         for job in plan.jobs:
             folder = self.job(job.name)
             for path in (folder.raw, folder.logs, folder.captures):
-                path.mkdir(parents=True)
+                path.mkdir(parents=True, exist_ok=True)
             folder.write_plan(plan.for_job(job))
 
     def write_plan(self, plan: Plan) -> None:

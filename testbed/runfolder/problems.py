@@ -24,6 +24,7 @@ class ProblemCode(StrEnum):
     SEPARATE_HOSTS = "separate-hosts"  # a script's hosts did not communicate
     OVERLAP_SHORT = "overlap-short"  # exchanges take longer than the overlap that is to hide them
     VALUE_DECIDED = "value-decided"  # a script's path depended on the value of a modelled tensor
+    JOB_NOT_ALONE = "job-not-alone"  # one of several jobs could not be measured alone
     # The run is not faithful to its plan.
     INCOMPLETE = "incomplete"
     CLOCK_FORCED = "clock-forced"

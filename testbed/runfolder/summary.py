@@ -8,6 +8,7 @@ are read as if they were of format 3.
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -462,6 +463,62 @@ class GuestRow(SummarySection):
     bytes: int
 
 
+class JobFigure(SummarySection):
+    """A time of one of several jobs, beside the other jobs and alone.
+
+    Attributes:
+        what: A step, or an operation and its size.
+        ms: Beside the other jobs, in ms.
+        alone_ms: Alone on the network, in ms; null: not measured.
+    """
+
+    what: str
+    ms: float
+    alone_ms: float | None = None
+
+    @property
+    def slowdown(self) -> float | None:
+        """How many times as long it takes beside the other jobs; None: not known."""
+        return self.ms / self.alone_ms if self.alone_ms else None
+
+
+class JobRow(SummarySection):
+    """One of several workloads that ran at the same time.
+
+    Attributes:
+        job: Name of the job.
+        workload: What it ran.
+        ranks: Number of its ranks.
+        hosts: Hosts of its ranks.
+        state: How the job ended.
+        reason: Why it did not complete.
+        start_s: When its first operation or step began, after the first one of all jobs; null: it
+            had none.
+        seconds: From its first operation's or step's start to the last one's end; null: it had
+            none.
+        alone_seconds: The same when the job ran alone; null: not measured.
+        figures: Times of its steps or operations.
+    """
+
+    job: str
+    workload: str
+    ranks: int
+    hosts: list[str]
+    state: str
+    reason: str = ""
+    start_s: float | None = None
+    seconds: float | None = None
+    alone_seconds: float | None = None
+    figures: list[JobFigure] = []
+
+    @property
+    def slowdown(self) -> float | None:
+        """How many times as long the job takes beside the other jobs; None: not known."""
+        if self.seconds is None or not self.alone_seconds:
+            return None
+        return self.seconds / self.alone_seconds
+
+
 class Cause(SummarySection):
     """What the run's time is spent on above all, and the figures that say so.
 
@@ -496,6 +553,7 @@ class Summary(SummarySection):
         rates: Of full links, on the real clock.
         stages: Where the time went.
         guests: Of a run in several guests.
+        jobs: Of a run with several jobs, whose folders have a summary each.
         problems: What is missing or damaged.
         dominant: What the run's time is spent on above all.
     """
@@ -514,6 +572,7 @@ class Summary(SummarySection):
     rates: list[RateRow] = []
     stages: list[StageRow] = []
     guests: list[GuestRow] = []
+    jobs: list[JobRow] = Field([], exclude_if=operator.not_)
     problems: list[Problem] = []
     dominant: Cause | None = None
 

@@ -136,7 +136,7 @@ def rank_figure(
     if states is None:
         return None
 
-    rows = [f"{rank.rank} ({escape(rank.host)})" for rank in plan.workers.ranks]
+    rows = [f"{plan.rank_name(rank.rank)} ({escape(rank.host)})" for rank in plan.workers.ranks]
     colours = _colours(states.names)
 
     traces = [_heat_map(states, rows, colours, origin_ns)]
