@@ -8,7 +8,7 @@ from testbed.analysis.separate_hosts import separate_hosts
 from testbed.analysis.summarize import collect
 from testbed.analysis.value_decisions import value_decisions
 from testbed.core.errors import RunError
-from testbed.plan.model import Job, Plan
+from testbed.plan.model import Plan, PlannedJob
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import DOUBTS, Problem, ProblemCode
 from testbed.runfolder.records import EVENT, Event, read
@@ -39,7 +39,7 @@ def conclude(plan: Plan, run: RunDir, status: Status) -> None:
     _judge(plan, run, summary, status)
 
 
-def _conclude_job(plan: Plan, run: RunDir, status: Status, job: Job) -> None:
+def _conclude_job(plan: Plan, run: RunDir, status: Status, job: PlannedJob) -> None:
     """Write the status of one of several jobs; its doubts are also those of the run.
 
     Raises:

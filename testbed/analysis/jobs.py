@@ -13,21 +13,21 @@ import polars as pl
 from testbed.analysis.advice import figures
 from testbed.analysis.loaded_run import LoadedRun, read_captures_of, read_links
 from testbed.analysis.network_history import History, happened
-from testbed.plan.model import Job, Plan
+from testbed.plan.model import Plan, PlannedJob
 from testbed.runfolder import records, schemas
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import Problem
 from testbed.runfolder.records import EVENT, Event, RunEnded
 from testbed.runfolder.status import State, read_status
 from testbed.runfolder.summary import JobFigure, JobRow, Summary, read_summary
-from testbed.runfolder.tables import read_table, write_table
+from testbed.runfolder.tables import read_table
 
 
 @dataclass(frozen=True)
 class SummarizedJob:
     """A job of a run, with its records and its summary."""
 
-    job: Job
+    job: PlannedJob
     folder: RunDir
     run: LoadedRun
     summary: Summary
@@ -202,8 +202,8 @@ def job_rows(jobs: Sequence[SummarizedJob], folder: RunDir) -> list[JobRow]:
         jobs: the jobs of the run.
         folder: the run folder.
     """
-    starts = [int(min(each.run.timed["start_ns"])) for each in jobs if not each.run.timed.is_empty()]
-    origin_ns = min(starts, default=0)
+    began = [each.run.timed for each in jobs if not each.run.timed.is_empty()]
+    origin_ns = min((int(min(timed["start_ns"])) for timed in began), default=0)
     return [_job_row(each, folder.alone(each.job.name), origin_ns) for each in jobs]
 
 

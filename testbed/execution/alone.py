@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from testbed.core.errors import TestbedError
-from testbed.plan.model import Job, Plan
+from testbed.plan.model import Plan, PlannedJob
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import Problem, ProblemCode
 from testbed.runfolder.status import Status
@@ -43,7 +43,7 @@ def measure_alone(
     return problems
 
 
-def _why_not_measured(plan: Plan, job: Job, run: RunDir, launch: Launch) -> str:
+def _why_not_measured(plan: Plan, job: PlannedJob, run: RunDir, launch: Launch) -> str:
     """Run a job alone, and return why its figures do not count; empty if they do."""
     folder = run.alone(job.name)
     try:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from testbed.core.errors import InputError, Place
 from testbed.core.units import format_size
 from testbed.plan.events import outage_ns
-from testbed.plan.jobs import Part
+from testbed.plan.jobs import PlacedPart
 from testbed.plan.model import (
     CAPTURE_BUFFER_BYTES,
     Bottleneck,
@@ -85,7 +85,7 @@ class MemoryBudget:
 
 
 def memory_budget(
-    parts: Sequence[Part],
+    parts: Sequence[PlacedPart],
     *,
     network: Network,
     all_windows_bytes: int,
@@ -129,7 +129,7 @@ def memory_budget(
     )
 
 
-def _packet_bytes(parts: Sequence[Part], network: Network, all_windows_bytes: int) -> int:
+def _packet_bytes(parts: Sequence[PlacedPart], network: Network, all_windows_bytes: int) -> int:
     """Return the memory in bytes of all packets, at most what TCP's buffers hold."""
     sends_only_tensors = all(part.workload.sends_only_tensors for part in parts)
     if not sends_only_tensors or any(change.transfers for change in network.changes):
@@ -142,7 +142,7 @@ def _packet_bytes(parts: Sequence[Part], network: Network, all_windows_bytes: in
     return min(all_windows_bytes, sent_bytes)
 
 
-def _busiest_host_bytes(parts: Sequence[Part]) -> int:
+def _busiest_host_bytes(parts: Sequence[PlacedPart]) -> int:
     """Return the memory in bytes of the ranks of the host whose ranks need most."""
     by_host: Counter[str] = Counter()
     for part in parts:

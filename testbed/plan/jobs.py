@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from testbed.core.errors import InputError, Place
 from testbed.core.suggestions import suggest
 from testbed.core.units import UnitError
-from testbed.plan.model import Host, Job, Network, Rank, Workers
+from testbed.plan.model import Host, Network, PlannedJob, Rank, Workers
 from testbed.spec.workload import PlacedWorkload, Workload
 
 JOBS = "jobs"  # workload of a plan with several jobs
@@ -23,7 +23,7 @@ STEP_NS = 100_000
 
 
 @dataclass(frozen=True)
-class Part:
+class PlacedPart:
     """A workload on some hosts, from some time on.
 
     Attributes:
@@ -52,7 +52,7 @@ class Part:
         return tuple(ranks)
 
 
-def parts_of(workload: Workload, network: Network, hosts: Sequence[Host]) -> list[Part]:
+def parts_of(workload: Workload, network: Network, hosts: Sequence[Host]) -> list[PlacedPart]:
     """Return what runs at the same time, each as it runs on its hosts.
 
     Args:
@@ -64,11 +64,11 @@ def parts_of(workload: Workload, network: Network, hosts: Sequence[Host]) -> lis
         InputError: a host or a datacenter does not exist, or a workload cannot run on its hosts.
     """
     if not workload.placed:
-        return [_on_its_hosts(Part("", workload, tuple(hosts)), network)]
+        return [_on_its_hosts(PlacedPart("", workload, tuple(hosts)), network)]
 
-    parts: list[Part] = []
+    parts: list[PlacedPart] = []
     for placed in workload.placed:
-        part = Part(placed.name, placed.workload, _hosts_of(placed, hosts), placed.start_ns)
+        part = PlacedPart(placed.name, placed.workload, _hosts_of(placed, hosts), placed.start_ns)
         try:
             parts.append(_on_its_hosts(part, network))
         except InputError as error:
@@ -96,7 +96,7 @@ def _hosts_of(placed: PlacedWorkload, hosts: Sequence[Host]) -> tuple[Host, ...]
     return tuple(host for host in hosts if {host.name, host.dc} & set(placed.hosts))
 
 
-def _on_its_hosts(part: Part, network: Network) -> Part:
+def _on_its_hosts(part: PlacedPart, network: Network) -> PlacedPart:
     """Return the part with the workload as it runs on the hosts.
 
     Raises:
@@ -118,7 +118,7 @@ def _on_its_hosts(part: Part, network: Network) -> Part:
     return replace(part, workload=workload)
 
 
-def jobs_of(parts: Sequence[Part], workers: Sequence[Workers]) -> tuple[Job, ...]:
+def jobs_of(parts: Sequence[PlacedPart], workers: Sequence[Workers]) -> tuple[PlannedJob, ...]:
     """Return the jobs of a plan; none if the run has only one workload.
 
     Ranks of different jobs begin at different times, as ranks of one job do.
@@ -127,7 +127,7 @@ def jobs_of(parts: Sequence[Part], workers: Sequence[Workers]) -> tuple[Job, ...
         parts: what runs at the same time.
         workers: the workers of each part.
     """
-    jobs: list[Job] = []
+    jobs: list[PlannedJob] = []
     first = 0
     for number, (part, of_part) in enumerate(zip(parts, workers, strict=True)):
         if not part.name:
@@ -137,12 +137,14 @@ def jobs_of(parts: Sequence[Part], workers: Sequence[Workers]) -> tuple[Job, ...
             "begin_ns": part.start_ns + first * STEP_NS,
             "remote_shells": False,
         }
-        jobs.append(Job(name=part.name, first=first, workers=of_part.model_copy(update=update)))
+        jobs.append(
+            PlannedJob(name=part.name, first=first, workers=of_part.model_copy(update=update))
+        )
         first += part.world_size
     return tuple(jobs)
 
 
-def all_workers(jobs: Sequence[Job], workload: Workload) -> Workers:
+def all_workers(jobs: Sequence[PlannedJob], workload: Workload) -> Workers:
     """Return what several jobs share, and the ranks of all.
 
     Args:

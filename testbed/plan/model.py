@@ -875,7 +875,7 @@ class Workers(Frozen):
         return tuple(rank for rank in self.ranks if rank.local_rank == 0)
 
 
-class Job(Frozen):
+class PlannedJob(Frozen):
     """One of several workloads that run at the same time.
 
     Attributes:
@@ -939,7 +939,7 @@ class Plan(Frozen):
     guest_memory_bytes: int = Field(gt=0)
     sites: tuple[GuestSite, ...] = ()
     versions: dict[str, str] = {}
-    jobs: tuple[Job, ...] = Field((), exclude_if=operator.not_)
+    jobs: tuple[PlannedJob, ...] = Field((), exclude_if=operator.not_)
     job: str = Field("", exclude_if=operator.not_)
 
     @property
@@ -968,25 +968,25 @@ class Plan(Frozen):
             for rank in job.workers.processes:
                 yield self.workers.ranks[job.first + rank.rank]
 
-    def job_of(self, rank: int) -> Job | None:
+    def job_of(self, rank: int) -> PlannedJob | None:
         """Return the job of a rank, by its number among all; None without several jobs."""
         for job in self.jobs:
             if rank in job.all_ranks():
                 return job
         return None
 
-    def for_job(self, job: Job) -> Plan:
+    def for_job(self, job: PlannedJob) -> Plan:
         """Return the plan of one of the jobs beside the others, without captures."""
         return self.alone(job).model_copy(update={"job": job.name})
 
-    def alone(self, job: Job) -> Plan:
+    def alone(self, job: PlannedJob) -> Plan:
         """Return the plan of running one of the jobs alone, without captures."""
         return self.model_copy(update={"workers": job.workers, "jobs": (), "capture": "none"})
 
     def rank_name(self, rank: int) -> str:
-        """Return the name of a rank for people, from its number among all: "3", or "a 3"."""
+        """Return the name of a rank for people, from its number among all: "3", or "1 of a"."""
         job = self.job_of(rank)
-        return str(rank) if job is None else f"{job.name} {rank - job.first}"
+        return str(rank) if job is None else f"{rank - job.first} of {job.name}"
 
     def for_site(self, site: GuestSite) -> Plan:
         """Return the plan of the guest that builds `site`."""

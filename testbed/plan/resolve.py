@@ -22,7 +22,7 @@ from testbed.plan.budget import (
     windows_bytes,
 )
 from testbed.plan.captures import capture_points
-from testbed.plan.jobs import Part, all_workers, jobs_of, parts_of
+from testbed.plan.jobs import PlacedPart, all_workers, jobs_of, parts_of
 from testbed.plan.model import (
     Capturing,
     Clock,
@@ -94,7 +94,7 @@ def resolve(
         )
         guest_memory_bytes = memory.size_guest(machine_bytes)
 
-    def workers_of(part: Part) -> Workers:
+    def workers_of(part: PlacedPart) -> Workers:
         # Jobs at the same time get a share of a rate: each may take as many times as long.
         timeout_s = len(parts) * run_timeout_s(network, part.workload, part.world_size)
         return Workers(

@@ -25,8 +25,8 @@ from testbed.report.figures.ranks import rank_figure
 from testbed.report.flow_table import flows_grid
 from testbed.report.gpu_tables import gpu_grid, memory_grid, waits_grid
 from testbed.report.grid import Grid
-from testbed.report.job_tables import job_times_grid, jobs_grid
 from testbed.report.html import Figure, figure, pack_plotly, policy, render, template_of
+from testbed.report.job_tables import job_times_grid, jobs_grid
 from testbed.report.load import Content, load
 from testbed.report.map.layout import LinkUse
 from testbed.report.map.site_map import site_map

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from testbed.plan.model import Job, Plan, Workers
+from testbed.plan.model import Plan, PlannedJob, Workers
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.records import (
     EVENT,
@@ -147,7 +147,7 @@ class Collector:
         for host in dict.fromkeys(rank.host for rank in plan.ranks_here):
             self._add_host(host)
 
-    def folder_of(self, host: str, job: Job | None = None) -> Path:
+    def folder_of(self, host: str, job: PlannedJob | None = None) -> Path:
         """Return the folder of a host's pipes, or of those of one of several jobs."""
         folder = self._folder / host
         return folder if job is None else folder / job.name

@@ -222,8 +222,8 @@ class Containers(Fleet):
         modes = _readable(workers)
         modes[str(self.run.path)] = "ro"
         jobs = self.jobs_of(host)
-        for job in jobs or [None]:
-            work = self.work_folder(host, job)
+        works = [self.work_folder(host, job) for job in jobs] or [self.work_folder(host)]
+        for work in works:
             if work is not None:
                 modes[str(work)] = "rw"
         if workers.image is not None:

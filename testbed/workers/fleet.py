@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from testbed.core.errors import WorkerError
-from testbed.plan.model import Job, Plan, Rank
+from testbed.plan.model import Plan, PlannedJob, Rank
 from testbed.runfolder.files import last_lines
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.records import Follower, RankExit
@@ -104,10 +104,14 @@ class Fleet(ABC):
         """Return the ranks that the testbed starts on `host`."""
         return [rank for rank in self.processes if rank.host == host]
 
-    def jobs_of(self, host: str) -> list[Job]:
+    def jobs_of(self, host: str) -> list[PlannedJob]:
         """Return those of several jobs that have ranks on `host`."""
-        ranks = [rank.rank for rank in self.plan.workers.ranks if rank.host == host]
-        return [job for job in self.plan.jobs if any(rank in job.all_ranks() for rank in ranks)]
+        jobs: list[PlannedJob] = []
+        for job in self.plan.jobs:
+            hosts = {rank.host for rank in job.workers.ranks}
+            if host in hosts:
+                jobs.append(job)
+        return jobs
 
     def servers_of(self, hosts: Sequence[str]) -> list[Rank]:
         """Return the first rank of each of `hosts`, if hosts run commands of other hosts."""
@@ -227,7 +231,7 @@ class Fleet(ABC):
             self._failures[job.name] = str(error)
             self._end_ranks(job)
 
-    def _end_ranks(self, job: Job) -> None:
+    def _end_ranks(self, job: PlannedJob) -> None:
         """Kill the ranks of a job."""
         pids = self._pids_by_rank()
         for rank in job.all_ranks():
@@ -254,7 +258,7 @@ class Fleet(ABC):
         else:
             time.sleep(POLL_S)
 
-    def work_folder(self, host: str, job: Job | None = None) -> Path | None:
+    def work_folder(self, host: str, job: PlannedJob | None = None) -> Path | None:
         """Return the only folder of the run folder that a host may write to, which exists.
 
         None: the workload has no working folders.
@@ -384,6 +388,9 @@ class Fleet(ABC):
             return ""
         names = ", ".join(f"rank {self._name(entry.rank)} on {entry.host}" for entry in absent)
         lines = describe(absent)
+        for entry in absent:
+            numbered = f"rank {entry.rank} on"
+            lines = lines.replace(numbered, f"rank {self._name(entry.rank)} on")
         return (
             f"{names} did not enter the operation in which rank {self._name(failed)} timed "
             f"out:\n{lines}\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from testbed.plan.model import Job, Plan
+from testbed.plan.model import Plan, PlannedJob
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.records import RankExit, RunEnded, append
 
@@ -37,7 +37,7 @@ class JobEnds:
                 self._going_on.remove(job)
                 self._note_end(job, failures.get(job.name))
 
-    def _note_end(self, job: Job, failure: str | None) -> None:
+    def _note_end(self, job: PlannedJob, failure: str | None) -> None:
         events = self._run.job(job.name).events
         if failure is None:
             append(events, RunEnded(state="completed", time_ns=time.time_ns()))

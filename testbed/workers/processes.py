@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from testbed.core.linux import mount, umount
-from testbed.plan.model import Job, Plan, Rank
+from testbed.plan.model import Plan, PlannedJob, Rank
 from testbed.runfolder.folder import RunDir
 from testbed.workers import cgroups
 from testbed.workers.collector import Collector, collecting
@@ -83,7 +83,7 @@ class Processes(Fleet):
             if (rank.host, name) not in self._views:
                 self._views[rank.host, name] = self._view(rank.host, job, collector)
 
-    def _view(self, host: str, job: Job | None, collector: Collector) -> HostView:
+    def _view(self, host: str, job: PlannedJob | None, collector: Collector) -> HostView:
         run = self.run if job is None else self.run.job(job.name)
         work = self.work_folder(host, job)
         return HostView(

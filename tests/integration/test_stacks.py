@@ -81,8 +81,8 @@ class Ranks(fleet.Fleet):
         return []
 
     def pids(self, host: str) -> list[int]:
-        mine = {rank.rank for rank in self.processes_of(host)}
-        return [pid for pid in self.children if rank_of(pid) in {("", rank) for rank in mine}]
+        mine = {("", rank.rank) for rank in self.processes_of(host)}
+        return [pid for pid in self.children if rank_of(pid) in mine]
 
     def memory_kills(self, host: str) -> int:
         return 0

@@ -54,9 +54,8 @@ def _job_models() -> dict[str, type[Workload]]:
     for name, model in registry().items():
         if name != "jobs":
             job_name = f"{model.__name__}Job"
-            models[name] = create_model(
-                job_name, __base__=(Placement, model), __doc__=model.__doc__
-            )
+            bases: Any = (Placement, model)
+            models[name] = create_model(job_name, __base__=bases, __doc__=model.__doc__)
     return models
 
 
