@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import ValidationError
 
 from testbed.core.errors import InputError, Place
 from testbed.core.suggestions import suggest
 from testbed.core.units import UnitError
 from testbed.plan.model import Host, Network, PlannedJob, Rank, Workers
+from testbed.spec.base import input_error
 from testbed.spec.workload import PlacedWorkload, Workload
+from testbed.spec.yaml_reader import Loc
 
 JOBS = "jobs"  # workload of a plan with several jobs
 # Between the rendezvous ports of two jobs, which may share a host: scripts use the ports after
@@ -116,6 +121,24 @@ def _on_its_hosts(part: PlacedPart, network: Network) -> PlacedPart:
     except UnitError as error:
         raise InputError(error.what, remedy=error.remedy) from error
     return replace(part, workload=workload)
+
+
+def settings_of(part: PlacedPart) -> dict[str, Any]:
+    """Return the settings of the workload for its ranks, in base units.
+
+    Raises:
+        InputError: the workload of a job cannot run on so many ranks.
+    """
+    workload = part.workload
+    try:
+        return workload.settings(part.world_size)
+    except ValidationError as error:
+        prefix = f"jobs.{part.name}" if part.name else "workload"
+
+        def locate(loc: Loc) -> Place:
+            return Place(key=".".join([prefix, *map(str, loc)]))
+
+        raise input_error(error, type(workload), locate) from error
 
 
 def jobs_of(parts: Sequence[PlacedPart], workers: Sequence[Workers]) -> tuple[PlannedJob, ...]:

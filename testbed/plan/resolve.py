@@ -22,7 +22,7 @@ from testbed.plan.budget import (
     windows_bytes,
 )
 from testbed.plan.captures import capture_points
-from testbed.plan.jobs import PlacedPart, all_workers, jobs_of, parts_of
+from testbed.plan.jobs import PlacedPart, all_workers, jobs_of, parts_of, settings_of
 from testbed.plan.model import (
     Capturing,
     Clock,
@@ -99,7 +99,7 @@ def resolve(
         timeout_s = len(parts) * run_timeout_s(network, part.workload, part.world_size)
         return Workers(
             workload=part.workload.workload,
-            settings=part.workload.settings(part.world_size),
+            settings=settings_of(part),
             ranks=part.ranks(),
             isolation=options.isolation,
             image=str(image.resolve()) if image is not None else None,

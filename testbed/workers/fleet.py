@@ -32,6 +32,7 @@ LOG_TAIL_LINES = 25
 MIB = 2**20
 # What torch and gloo write when an operation has timed out.
 TIMED_OUT = re.compile(r"tim(ed|e) ?out", re.IGNORECASE)
+ANNOUNCEMENT = "testbed: "  # begins the testbed's own lines in a rank's log
 ENVIRONMENT = {
     # New memory costs 80 us a page in the guest: glibc keeps freed memory and grows by 64 MiB.
     "MALLOC_ARENA_MAX": "1",
@@ -379,7 +380,9 @@ class Fleet(ABC):
 
     def _absent(self, failed: int, stacks: Sequence[RankStacks]) -> str:
         """Return which ranks did not enter the operation in which a rank timed out; else empty."""
-        if not TIMED_OUT.search(self._log_tail(failed)):
+        lines = self._log_tail(failed).splitlines()
+        said = [line for line in lines if not line.lstrip().startswith(ANNOUNCEMENT)]
+        if not TIMED_OUT.search("\n".join(said)):
             return ""
         outside = [entry for entry in stacks if _is_outside(entry, failed)]
         # A handle's wait() has no Python frame: the handle may be an operation, or an event.
