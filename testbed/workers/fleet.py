@@ -380,8 +380,8 @@ class Fleet(ABC):
 
     def _absent(self, failed: int, stacks: Sequence[RankStacks]) -> str:
         """Return which ranks did not enter the operation in which a rank timed out; else empty."""
-        lines = self._log_tail(failed).splitlines()
-        said = [line for line in lines if not line.lstrip().startswith(ANNOUNCEMENT)]
+        tail = self._log_tail(failed).splitlines()
+        said = [line for line in tail if not line.lstrip().startswith(ANNOUNCEMENT)]
         if not TIMED_OUT.search("\n".join(said)):
             return ""
         outside = [entry for entry in stacks if _is_outside(entry, failed)]

@@ -1,4 +1,4 @@
-"""Plans of several jobs: hosts, ranks, ports, begins, memory; plans of one workload are as before."""
+"""Plans of several jobs: hosts, ranks, ports, begins and memory."""
 
 from pathlib import Path
 
@@ -52,9 +52,9 @@ def test_jobs_meet_at_different_ports_and_times(tmp_path: Path) -> None:
 
 
 def test_a_host_has_memory_for_the_ranks_of_all_its_jobs(tmp_path: Path) -> None:
-    """60 MiB a rank, its buffer and gloo's 4 MiB: one rank of a and two of b on the same host."""
+    """60 MiB a rank, its buffer and as much for gloo: a rank of a and two of b share a host."""
     plan = planned(tmp_path)
-    host = (60 + 4 + 1) * MIB + 2 * (60 + 4 + 2) * MIB
+    host = (60 + 1 + 1) * MIB + 2 * (60 + 2 + 2) * MIB
     packets = 2 * 3 * MIB + 2 * 8 * 2 * MIB
     assert plan.guest_memory_bytes == 2**30 + 4 * host + packets
 
