@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from testbed.analysis.bottleneck import cause_of_collectives, cause_of_gpus, cause_of_training
 from testbed.analysis.event_periods import periods
 from testbed.analysis.gpu_steps import summarize_gpus
+from testbed.analysis.job_links import links_of_job, of_links
 from testbed.analysis.jobs import (
     job_rows,
     load_together,
@@ -469,15 +470,18 @@ def _is_two_way(op: str) -> bool:
 
 
 def _wan(run: LoadedRun) -> list[WanRow]:
-    """Return a row per WAN direction of the plan."""
+    """Return a row per WAN direction of the plan; of one of several jobs, that the job uses."""
     begin_ns, end_ns = 0, 0
     if not run.timed.is_empty():
         begin_ns = min(run.timed["start_ns"])
         end_ns = max(run.timed["end_ns"])
 
     rows: list[WanRow] = []
+    crossed = links_of_job(run.plan)
     for link in run.history.states[0].wan:
         for direction in link.directions:
+            if crossed is not None and (link.key, direction.source) not in crossed:
+                continue
             row = _wan_row(run, link.key, direction, begin_ns, end_ns)
             rows.append(row)
             if row.bytes is None:
@@ -639,15 +643,14 @@ def _dominant(
     if of_gpus is not None:
         return of_gpus
 
+    links = of_links(run.links, links_of_job(run.plan))
     flows: pl.DataFrame | None = None
     if run.captured is not None:
         flows = run.captured.flows
 
     if training is None or training.compute_utilisation is None or run.steps is None:
-        return cause_of_collectives(
-            run.history, collective_rows, run.ops, run.links, flows, run.tcp
-        )
-    return cause_of_training(run.history, training, run.steps, run.links, flows, run.ops, run.tcp)
+        return cause_of_collectives(run.history, collective_rows, run.ops, links, flows, run.tcp)
+    return cause_of_training(run.history, training, run.steps, links, flows, run.ops, run.tcp)
 
 
 def _no_records(message: str) -> Problem:

@@ -186,11 +186,11 @@ def may_share_guest(plan: Plan) -> bool:
     Containers and user scripts may leave files behind, and on the real clock time passes between
     plans, so the result is False for these.
     """
-    workers = plan.workers
+    workloads = [job.workers.workload for job in plan.jobs] or [plan.workers.workload]
     return (
         plan.where == "guest"
         and plan.clock == "virtual"
         and not plan.sites
-        and workers.isolation == "process"
-        and workers.workload != "script"
+        and plan.workers.isolation == "process"
+        and "script" not in workloads
     )

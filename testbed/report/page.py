@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -144,7 +144,7 @@ def page_html(content: Content, shared_plotly: str = "") -> bytes:
         no_flows=_no_flows(content),
         settings=_settings(content),
         command=repeat_command(content),
-        jobs=[_job_part(of_job) for of_job in content.jobs],
+        jobs=_job_parts(content),
         note_of_job=NOTE_OF_JOB if content.plan is not None and content.plan.job else "",
     )
 
@@ -158,21 +158,36 @@ class JobPart:
         verdict: what became of the job, in a sentence.
         meaning: explanation of the main cause of the job's time; None: not known.
         grids: the tables of its training and its operations.
+        has_run_alone: whether there is a run folder of the job alone.
     """
 
     name: str
     verdict: str
     meaning: str | None
     grids: list[Grid]
+    has_run_alone: bool
 
 
-def _job_part(content: Content) -> JobPart:
+def _job_parts(content: Content) -> list[JobPart]:
+    alone = {row.job for row in content.summary.jobs if row.alone_seconds is not None}
+    parts: list[JobPart] = []
+    for of_job in content.jobs:
+        parts.append(_job_part(of_job, has_run_alone=of_job.name in alone))
+    return parts
+
+
+def _job_part(content: Content, *, has_run_alone: bool) -> JobPart:
     grids = _grids(content)
     return JobPart(
         name=content.name,
         verdict=verdict(content.status, content.summary),
         meaning=meaning(content.status, content.summary),
-        grids=[grids[name] for name in TABLES_OF_JOB if name in grids],
+        grids=[
+            replace(grids[name], title=f"{grids[name].title} of {content.name}")
+            for name in TABLES_OF_JOB
+            if name in grids
+        ],
+        has_run_alone=has_run_alone,
     )
 
 

@@ -50,6 +50,8 @@ NUMBERS_OF_TRAINING = (
     "training_s",
     "step_ms",
 )
+NUMBERS_OF_JOBS = ("jobs_s", "slowdown")
+OF_ONE_JOB = {"collectives", "train", "replay"}  # workloads that never have several jobs
 NUMBERS_WITH_TARGET = ("time_to_loss_s", "compute_to_loss_s")
 
 
@@ -88,4 +90,6 @@ def measured_columns(
         texts += TEXTS_OF_TRAINING
         if has_target:
             numbers += NUMBERS_WITH_TARGET
+    if not set(workloads) <= OF_ONE_JOB:
+        numbers += NUMBERS_OF_JOBS
     return numbers + texts, numbers

@@ -32,6 +32,7 @@ TIMES = {
     "compute_ms": 10**6,
     "rtt_ms": 10**6,
     "training_s": 10**9,
+    "jobs_s": 10**9,
     "time_to_loss_s": 10**9,
     "compute_to_loss_s": 10**9,
 }

@@ -32,6 +32,8 @@ KEY_COLUMNS = (
     "wan_bytes_per_step",
     "final_loss",
     "time_to_loss_s",
+    "jobs_s",
+    "slowdown",
     "wan_drops",
     "faithful",
     "doubts",

@@ -36,10 +36,12 @@ METRICS = {
     "final_loss": Metric("final loss (nats per token)"),
     "training_s": Metric("time of training (s)"),
     "time_to_loss_s": Metric("time to the loss (s)", 1.0, "compute_to_loss_s"),
+    "jobs_s": Metric("time of all jobs (s)"),
+    "slowdown": Metric("times as long as alone"),
     "rtt_ms": Metric("RTT (ms)"),
     "bytes": Metric("size (B)"),
 }
-PREFERRED = ("time_to_loss_s", "step_ms", "time_us", "wan_drops")
+PREFERRED = ("slowdown", "time_to_loss_s", "step_ms", "time_us", "wan_drops")
 FALLBACK = "wall_seconds"
 
 

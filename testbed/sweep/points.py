@@ -193,9 +193,9 @@ class PointPlanner:
         run = _run_options(run_overrides, point.repeat)
         topology = self._topology(names.topology, overrides)
         workload = self._workload(names.workload, overrides)
-        if self._takes_repeat_seed(point, workload, overrides):
-            seed = Override("workload.seed", ("seed",), run.seed)
-            workload = self._workload(names.workload, [*overrides, seed])
+        seeds = _repeat_seeds(point, workload, overrides, run.seed)
+        if seeds:
+            workload = self._workload(names.workload, [*overrides, *seeds])
 
         self._check_filter(run.capture_filter)
         plan = resolve(topology, workload, run, machine_memory_bytes=self._machine_memory_bytes)
@@ -230,14 +230,6 @@ class PointPlanner:
             check_filter(expression)
             self._checked_filters.add(expression)
 
-    def _takes_repeat_seed(
-        self, point: Point, workload: Workload, overrides: Sequence[Override]
-    ) -> bool:
-        """Return whether to set the workload's seed to the repeat's: only if nobody set a seed."""
-        if point.repeat == 0 or "seed" not in type(workload).model_fields:
-            return False
-        return not any(override.key == "workload.seed" for override in overrides)
-
     def _topology(self, name: str, overrides: Sequence[Override]) -> Topology:
         overrides = _overrides_of("topology", overrides)
         key = _load_key(name, overrides)
@@ -269,6 +261,32 @@ class PointPlanner:
                 raise
             place = self._experiment.place(key)
             raise InputError(error.what, place=place, remedy=error.remedy) from error
+
+
+def _repeat_seeds(
+    point: Point, workload: Workload, overrides: Sequence[Override], seed: int
+) -> list[Override]:
+    """Return the settings that give a workload, or each of several jobs, the seed of a repeat.
+
+    Seeds that somebody has set stay.
+    """
+    if point.repeat == 0:
+        return []
+
+    paths: list[tuple[str, ...]] = []
+    if "seed" in type(workload).model_fields:
+        paths.append(("seed",))
+    for job in workload.placed:
+        if "seed" in type(job.workload).model_fields:
+            paths.append(("jobs", job.name, "seed"))
+
+    given = {override.key for override in overrides}
+    seeds: list[Override] = []
+    for path in paths:
+        key = ".".join(["workload", *path])
+        if key not in given:
+            seeds.append(Override(key, path, seed))
+    return seeds
 
 
 def _refuse_swept_keys(experiment: Experiment, overrides: Sequence[Override]) -> None:

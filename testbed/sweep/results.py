@@ -26,6 +26,9 @@ Measurements:
   ``wan_bytes_per_step``, ``final_loss``, ``training_s``, ``time_to_loss_s`` and
   ``compute_to_loss_s``: the time until the mean loss of the last five steps was at most the
   experiment's ``target_loss``, and the modelled computation in it (null: never).
+- several jobs: ``jobs_s``, from the first operation or step to the last one's end; ``slowdown``, of
+  the job that the others slow down most: how many times as long it takes as alone. Of each job
+  NAME ``seconds_NAME`` and ``slowdown_NAME``.
 
 collectives.parquet has one row per point, operation and size, with the columns of collectives and
 ``faithful``.
@@ -45,6 +48,7 @@ from testbed.runfolder.folder import RunDir
 from testbed.runfolder.status import read_status
 from testbed.runfolder.summary import (
     CollectiveRow,
+    JobRow,
     Summary,
     TrainingSummary,
     read_summary,
@@ -171,6 +175,8 @@ def _run_columns(run_folder: Path, target_loss: float | None) -> RunColumns:
     columns = _wan(summary)
     if collectives:
         columns.update(_headline(collectives))
+    if summary.jobs:
+        columns.update(_jobs(summary.jobs))
     if summary.training is not None:
         columns.update(_training(summary.training))
         if target_loss is not None and run.train.is_file():
@@ -286,6 +292,16 @@ def _wan(summary: Summary) -> Row:
     row["wan_bytes"] = total_bytes
     row["wan_drops"] = total_drops
     row["wan_utilisation"] = utilisation
+    return row
+
+
+def _jobs(jobs: Sequence[JobRow]) -> Row:
+    ends = [job.start_s + job.seconds for job in jobs if job.start_s is not None and job.seconds]
+    slowdowns = [job.slowdown for job in jobs if job.slowdown is not None]
+    row: Row = {"jobs_s": max(ends, default=None), "slowdown": max(slowdowns, default=None)}
+    for job in jobs:
+        row[f"seconds_{job.job}"] = job.seconds
+        row[f"slowdown_{job.job}"] = job.slowdown
     return row
 
 

@@ -91,12 +91,13 @@ class RankRecords:
     step_rows: deque[Row]
 
     @classmethod
-    def of(cls, run: RunDir, rank: int, most: int) -> RankRecords:
+    def of(cls, run: RunDir, plan: Plan, rank: int, most: int) -> RankRecords:
         """Follow the files of a rank, and keep `most` rows of each."""
+        folder, number = run.of_rank(plan, rank)
         return cls(
             rank,
-            Follower(run.rank_ops(rank), Operation, most_bytes=MOST_BYTES),
-            Follower(run.rank_train(rank), TrainingStep, most_bytes=MOST_BYTES),
+            Follower(folder.rank_ops(number), Operation, most_bytes=MOST_BYTES),
+            Follower(folder.rank_train(number), TrainingStep, most_bytes=MOST_BYTES),
             deque(maxlen=most),
             deque(maxlen=most),
         )
@@ -191,7 +192,7 @@ class LiveRun:
         self._plan = plan
         ranks = range(min(len(plan.workers.ranks), MOST_RANKS))
         most = MOST_OPERATIONS // max(len(ranks), 1)
-        self._ranks = [RankRecords.of(self._run, rank, most) for rank in ranks]
+        self._ranks = [RankRecords.of(self._run, plan, rank, most) for rank in ranks]
 
     def _read_records(self) -> int:
         """Read new records of a run with a plan, and return how many there are to draw."""

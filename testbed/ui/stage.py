@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from testbed.execution.progress import STAGE_TEXTS
 from testbed.runfolder.files import FollowedFile
@@ -87,10 +87,23 @@ class StageWatch:
             self._begin(END)
         elif isinstance(event, OperationsTotal):
             self._stage.total = event.total
+            folder = self._folder_of_rank_0()
             if event.unit == "step" and self._stage.unit != "step":
                 self._stage.unit = "step"
                 self._stage.done = 0
-                self._records = FollowedFile(self._run.rank_train(0))
+                self._records = FollowedFile(folder.rank_train(0))
+            elif folder != self._run:
+                self._records = FollowedFile(folder.rank_ops(0))
+
+    def _folder_of_rank_0(self) -> RunDir:
+        """Return the folder of the first of several jobs, or that of the run."""
+        if not self._run.jobs.is_dir():
+            return self._run
+        try:
+            folder, _number = self._run.of_rank(self._run.read_plan(), 0)
+        except (OSError, ValidationError, UnicodeDecodeError):
+            return self._run
+        return folder
 
     def _begin(self, name: str) -> None:
         if name not in self._names:

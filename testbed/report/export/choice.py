@@ -36,6 +36,11 @@ def export_run(folder: RunDir, to: str, target: Path | None) -> list[Path]:
         remedy = f"run `testbed report {folder.path}` to create it"
         raise InputError("no summary.json", place=Place(folder.path), remedy=remedy)
 
+    if to != "csv" and folder.jobs.is_dir():
+        what = f"a run with several jobs has no single {to} export"
+        remedy = f"export a job, such as {next(folder.jobs.iterdir(), folder.jobs)}"
+        raise InputError(what, place=Place(folder.path), remedy=remedy)
+
     # Imported here because polars and the libraries of the formats import slowly.
     if to == "csv":
         from testbed.report.export.csv_files import write_csv as write  # noqa: PLC0415
