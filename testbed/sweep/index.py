@@ -22,6 +22,8 @@ FIGURES = (
     "utilisation",
     "final_loss",
     "time_to_loss_s",
+    "jobs_s",
+    "slowdown",
     "wan_drops",
     "faithful",
 )  # columns of the key figures

@@ -25,7 +25,7 @@ datacenters:
 wan:
   - {between: [a, b], rate: 100 Mbit/s, delay: 1 ms}
   - {between: [b, c], rate: 100 Mbit/s, delay: 1 ms}
-  - {between: [c, d], rate: 100 Mbit/s, delay: 1 ms}
+  - {between: [c, d], rate: 100 Mbit/s, delay: 1 ms, queue: 64 packets}
 """
 REDUCE = "workload: collectives, ops: [all_reduce], sizes: [1 MiB]"
 JOBS = f"""
@@ -34,6 +34,16 @@ jobs:
   apart: {{{REDUCE}, iterations: 5, hosts: [a, b]}}
   left: {{{REDUCE}, iterations: {ITERATIONS}, hosts: [c-h0, d-h0]}}
   right: {{{REDUCE}, iterations: {ITERATIONS}, hosts: [c-h1, d-h1]}}
+"""
+QUEUE = """
+workload: jobs
+jobs:
+  bulk:
+    {workload: collectives, ops: [broadcast], sizes: [24 MiB], iterations: 1, warmup: 0,
+      hosts: [c-h0, d-h0]}
+  small:
+    {workload: collectives, ops: [all_reduce], sizes: [4 KiB], iterations: 40,
+      hosts: [c-h1, d-h1], start: 500 ms}
 """
 FAILING = f"""
 workload: jobs
@@ -63,6 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("jobs")
     (path / "network.yaml").write_text(NETWORK)
     (path / "jobs.yaml").write_text(JOBS)
+    (path / "queue.yaml").write_text(QUEUE)
     (path / "script.py").write_text(SCRIPT)
     failing = FAILING.replace("script.py", str(path / "script.py"))
     (path / "failing.yaml").write_text(failing)
@@ -151,6 +162,26 @@ def test_a_run_repeats(command: Command, folder: Path, first: Folder) -> None:
         assert operations(out / "jobs" / name) == operations(first.path / "jobs" / name)
     assert not (out / "alone").exists()
     assert jobs_of(Folder(out))["left"]["alone_seconds"] is None
+
+
+def test_a_small_job_waits_in_the_queue_of_a_large_one(command: Command, folder: Path) -> None:
+    """A message crosses from c to d twice in an all-reduce, and waits in the queue that the
+    broadcast fills: all 64 packets at most, and at least what cubic leaves of packets in flight
+    and queue (0.7 of them) after a drop, less the packets in flight.
+    """
+    out = folder / "queue"
+    words = ["run", folder / "network.yaml", folder / "queue.yaml", "--isolation", "process"]
+    command(*words, "--capture", "wan", "--out", out)
+    packet_ms = 1514 * 8 / 100e6 * 1000
+    in_flight = 2 / packet_ms
+    least_ms = (0.7 * (in_flight + 64) - in_flight) * packet_ms
+    jobs = jobs_of(Folder(out))
+    (figure,) = jobs["small"]["figures"]
+    assert 2 * least_ms < figure["ms"] - figure["alone_ms"] < 2 * 64 * packet_ms
+    assert jobs["bulk"]["seconds"] < 1.03 * jobs["bulk"]["alone_seconds"]  # 3 % of the bytes
+    flows = pl.read_parquet(out / "flows.parquet").filter(pl.col("job") == "bulk")
+    sent = flows.filter((pl.col("from_dc") == "c") & (pl.col("link") == "c-d"))
+    assert sent["payload_bytes"].sum() == pytest.approx(24 * MIB, rel=0.01)
 
 
 def test_a_failing_job_does_not_hide_the_other(command: Command, folder: Path) -> None:
