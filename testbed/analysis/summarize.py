@@ -150,7 +150,6 @@ def _summarize_jobs(folder: RunDir, plan: Plan) -> Summary:
 
     def summarize(of_job: RunDir, plan_of_job: Plan) -> tuple[LoadedRun, Summary]:
         run, summary = _summarize(of_job, plan_of_job)
-        summary = without_bytes_of_others(summary)
         write_summary(of_job.summary, summary)
         return run, summary
 
@@ -198,6 +197,8 @@ def _summarize(folder: RunDir, plan: Plan) -> tuple[LoadedRun, Summary]:
         problems=run.problems,
         dominant=_dominant(run, collective_rows, training, gpu),
     )
+    if plan.job:
+        summary = without_bytes_of_others(summary)
     return run, summary
 
 

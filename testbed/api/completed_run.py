@@ -138,6 +138,14 @@ class Run:
         return self._table(self._folder.gpu, "only runs with modelled GPUs have these steps")
 
     @cached_property
+    def jobs(self) -> dict[str, Run]:
+        """Of a run with several jobs: each job by its name, as a run with its own figures.
+
+        The times of each job, beside the others and alone, are in ``summary.jobs``.
+        """
+        return {job.name: Run(self._folder.job(job.name)) for job in self.plan.jobs}
+
+    @cached_property
     def flows(self) -> pl.DataFrame:
         """One row per TCP connection, direction and WAN link (columns: docs/captures.md)."""
         return self._table(self._folder.flows, "only runs with captures have flows")

@@ -7,6 +7,7 @@ import pytest
 
 from testbed.analysis.conclude import conclude
 from testbed.analysis.job_links import links_of_job
+from testbed.api import open_run
 from testbed.core.errors import InputError
 from testbed.plan.model import Plan
 from testbed.plan.resolve import resolve
@@ -123,6 +124,14 @@ def test_each_job_has_a_status_and_a_summary(run: RunDir, plan: Plan) -> None:
         assert status.state == "completed"
         summary, _problems = read_summary(folder.summary)
         assert [row.op for row in summary.collectives] == ["all_reduce"]
+
+
+def test_python_has_the_jobs(run: RunDir, plan: Plan) -> None:
+    summary_of(run, plan)
+    jobs = open_run(run.path).jobs
+    assert list(jobs) == ["left", "right"]
+    assert jobs["right"].summary.collectives[0].time_us.median == 40_000
+    assert set(jobs["right"].operations["rank"]) == {0, 1}
 
 
 def test_a_job_has_the_links_between_its_hosts(run: RunDir, plan: Plan) -> None:
