@@ -61,6 +61,7 @@ class FlowRow(NamedTuple):
     idle_share: float | None
     window_limited_share: float | None
     network_limited_share: float | None
+    job: str | None
 
 
 def flows_grid(flows: pl.DataFrame) -> Grid:
@@ -87,8 +88,8 @@ def _flow_row(values: dict[str, Any]) -> FlowRow:
 
 def _cells(row: FlowRow) -> list[str]:
     return [
-        _end(row.src_host, row.src_rank, row.src_port),
-        _end(row.dst_host, row.dst_rank, row.dst_port),
+        _end(row.src_host, row.src_rank, row.src_port, row.job),
+        _end(row.dst_host, row.dst_rank, row.dst_port, row.job),
         f"{row.from_dc} → {row.to_dc}",
         _quotient(row.payload_bytes, 2**20, 3),
         _count(row.packets),
@@ -105,11 +106,12 @@ def _cells(row: FlowRow) -> list[str]:
     ]
 
 
-def _end(host: str, rank: int | None, port: int | None) -> str:
-    """Return host, rank and port of one end as text, without unknown parts."""
+def _end(host: str, rank: int | None, port: int | None, job: str | None) -> str:
+    """Return host, rank, job and port of one end as text, without unknown parts."""
     text = host
     if rank is not None:
-        text += f" (rank {rank})"
+        of_job = f" of {job}" if job else ""
+        text += f" (rank {rank}{of_job})"
 
     if port is not None:
         text += f":{port}"

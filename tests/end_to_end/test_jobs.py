@@ -182,6 +182,7 @@ def test_a_small_job_waits_in_the_queue_of_a_large_one(command: Command, folder:
     flows = pl.read_parquet(out / "flows.parquet").filter(pl.col("job") == "bulk")
     sent = flows.filter((pl.col("from_dc") == "c") & (pl.col("link") == "c-d"))
     assert sent["payload_bytes"].sum() == pytest.approx(24 * MIB, rel=0.01)
+    assert "d-h0 (rank 1 of bulk)" in (out / "report.html").read_text()
 
 
 def test_a_failing_job_does_not_hide_the_other(command: Command, folder: Path) -> None:
