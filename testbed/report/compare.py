@@ -134,8 +134,26 @@ def _change(change: Document) -> tuple[str, str]:
 
 
 def measured(summaries: Sequence[Summary]) -> list[Difference]:
-    """Return the figures of each run: of collectives, of training, and of WAN links."""
-    return [*operations(summaries), *trainings(summaries), *links(summaries)]
+    """Return the figures of each run: of jobs, of collectives, of training, and of WAN links."""
+    return [
+        *jobs(summaries),
+        *operations(summaries),
+        *trainings(summaries),
+        *links(summaries),
+    ]
+
+
+def jobs(summaries: Sequence[Summary]) -> list[Difference]:
+    """Return the times of several jobs and of their steps or operations, and their slowdowns."""
+    return _side_by_side(summaries, _job_figures)
+
+
+def _job_figures(summary: Summary) -> Iterator[LabelledFigure]:
+    for row in summary.jobs:
+        yield f"{row.job}: time (s)", row.seconds
+        yield f"{row.job}: times as long as alone", row.slowdown
+        for figure in row.figures:
+            yield f"{row.job}: {figure.what} (ms)", figure.ms
 
 
 def operations(summaries: Sequence[Summary]) -> list[Difference]:
@@ -285,7 +303,7 @@ def measured_grid(
     """Return the table of figures; later runs also show the ratio to the first run.
 
     Args:
-        figures: the result of `measured`, `operations`, `trainings` or `links`.
+        figures: the result of `measured`, `jobs`, `operations`, `trainings` or `links`.
         names: names of the runs.
         title: title of the table.
         statuses: status of each run, for a first row that says which runs are faithful; empty: no

@@ -87,6 +87,7 @@ def _grids(sides: Sequence[Side], names: Sequence[str]) -> dict[str, Grid]:
     """Return the non-empty tables of measured figures."""
     summaries = [side.content.summary for side in sides]
     sections = [
+        ("jobs", "Jobs", compare.jobs(summaries)),
         ("training", "Training", compare.trainings(summaries)),
         ("operations", "Collectives", compare.operations(summaries)),
         ("links", "WAN links", compare.links(summaries)),

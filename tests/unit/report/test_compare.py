@@ -13,7 +13,15 @@ from testbed.cli.main import app
 from testbed.core.errors import InputError
 from testbed.plan.resolve import resolve
 from testbed.report.compare import Difference, measured, measured_grid, plan_differences
-from testbed.runfolder.summary import CollectiveRow, Spread, Summary, TrainingSummary, WanRow
+from testbed.runfolder.summary import (
+    CollectiveRow,
+    JobFigure,
+    JobRow,
+    Spread,
+    Summary,
+    TrainingSummary,
+    WanRow,
+)
 from testbed.spec.overrides import parse_overrides
 from testbed.spec.topology import Topology
 from testbed.spec.workload import load_workload
@@ -204,3 +212,24 @@ def test_the_command_refuses_what_it_cannot_compare(tmp_path: Path) -> None:
         command(str(tmp_path))
     with pytest.raises(InputError, match="is not a run folder"):
         command(str(tmp_path), str(tmp_path))
+
+
+def test_jobs_side_by_side() -> None:
+    def summary(seconds: float, step_ms: float) -> Summary:
+        row = JobRow(
+            job="a",
+            workload="train",
+            ranks=2,
+            hosts=["x-h0"],
+            state="completed",
+            seconds=seconds,
+            alone_seconds=2.0,
+            figures=[JobFigure(what="step", ms=step_ms)],
+        )
+        return Summary(jobs=[row])
+
+    assert measured([summary(3.0, 30), summary(4.0, 40)]) == [
+        Difference("a: time (s)", (3.0, 4.0)),
+        Difference("a: times as long as alone", (1.5, 2.0)),
+        Difference("a: step (ms)", (30, 40)),
+    ]
