@@ -268,7 +268,7 @@ def _repeat_seeds(
 ) -> list[Override]:
     """Return the settings that give a workload, or each of several jobs, the seed of a repeat.
 
-    Seeds that somebody has set stay.
+    A seed with a setting (``workload.seed``, ``workload.jobs.NAME.seed``) stays.
     """
     if point.repeat == 0:
         return []
