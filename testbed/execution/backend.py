@@ -9,6 +9,8 @@ from typing import Protocol
 from testbed.core.leftovers import Note
 from testbed.execution.guest_backend import GuestBackend, ResidentGuestBackend
 from testbed.execution.host_backend import HostBackend
+from testbed.execution.machines import Machines
+from testbed.execution.machines_backend import MachinesBackend
 from testbed.execution.sites_backend import SitesBackend
 from testbed.execution.supervise import Progress, Running
 from testbed.plan.model import Plan
@@ -70,7 +72,9 @@ class Backend(Protocol):
 BACKENDS: tuple[type[Backend], ...] = (GuestBackend, HostBackend)  # those that leave remains
 
 
-def backend_for(plan: Plan, *, resident_guest: Path | None, patience_s: float) -> Backend:
+def backend_for(
+    plan: Plan, *, resident_guest: Path | None, patience_s: float, machines: Machines | None = None
+) -> Backend:
     """Return the backend for a plan.
 
     Args:
@@ -78,11 +82,14 @@ def backend_for(plan: Plan, *, resident_guest: Path | None, patience_s: float) -
         resident_guest: the folder of a resident guest that carries out the plan; None: the plan
             selects the backend.
         patience_s: wall time to wait for a resident guest to become ready.
+        machines: the machines that run the guests of the plan; None: only this one.
     """
     if resident_guest is not None:
         return ResidentGuestBackend(resident_guest, patience_s)
     if plan.where == "here":
         return HostBackend()
+    if plan.sites and machines is not None:
+        return MachinesBackend(machines)
     if plan.sites:
         return SitesBackend()
     return GuestBackend()

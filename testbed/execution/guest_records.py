@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from testbed.plan.model import Plan
+from testbed.plan.model import GuestSite, Plan
 from testbed.runfolder.files import FollowedFile, read_plain, replace_text
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.records import (
@@ -34,6 +34,21 @@ OF_RANKS = (FirstOperation, OperationsTotal, RecordsRefused, SeparateWorld, Valu
 LINES_AT_A_TIME = 2**22  # bytes
 
 
+def new_guest_folder(run: RunDir, plan: Plan, site: GuestSite) -> RunDir:
+    """Make the folder of a guest below a run folder, with the guest's plan.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    owner = run.path.stat()
+    guest = RunDir(run.guests / str(site.number))
+    for folder in (guest.path, guest.raw, guest.logs, guest.captures):
+        folder.mkdir(parents=True)
+    guest.write_plan(plan.for_site(site))
+    shutil.chown(guest.path, owner.st_uid, owner.st_gid)
+    return guest
+
+
 class GuestRecords:
     """The folders of the guests of a run, and the run folder."""
 
@@ -50,14 +65,8 @@ class GuestRecords:
         self._run = run
         self.guests: list[RunDir] = []
         self._followed: dict[Path, FollowedFile] = {}
-        owner = run.path.stat()
         for site in plan.sites:
-            guest = RunDir(run.guests / str(site.number))
-            for folder in (guest.path, guest.raw, guest.logs, guest.captures):
-                folder.mkdir(parents=True)
-            guest.write_plan(plan.for_site(site))
-            shutil.chown(guest.path, owner.st_uid, owner.st_gid)
-            self.guests.append(guest)
+            self.guests.append(new_guest_folder(run, plan, site))
 
     def collect(self) -> None:
         """Move the records that guests have written since the last call into the run folder.

@@ -20,6 +20,7 @@ from testbed.core.leftovers import Kind, note
 from testbed.execution.alone import is_asked_for, measure_alone
 from testbed.execution.backend import Backend, backend_for
 from testbed.execution.limits import RunLimits, show_notice
+from testbed.execution.machines import Machines
 from testbed.execution.progress import SilentProgress
 from testbed.execution.supervise import Progress, Watch
 from testbed.execution.versions import versions
@@ -53,6 +54,7 @@ def launch(
     limits: RunLimits,
     progress: Progress,
     resident_guest: Path | None = None,
+    machines: Machines | None = None,
     shared_plotly: str = "",
 ) -> Status:
     """Carry out a plan in a new run folder, and write its tables and report page.
@@ -71,6 +73,7 @@ def launch(
         progress: the display.
         resident_guest: the folder of a resident guest, which contains `run`; None: the plan selects
             the backend.
+        machines: the machines that run the plan's guests; None: only this one.
         shared_plotly: path of a file with plotly, relative to the run folder, for the report page;
             empty: the page holds plotly itself.
 
@@ -83,7 +86,7 @@ def launch(
         KeyboardInterrupt: the user interrupted the run; the folder contains the results so far.
     """
     status = Status(command=list(command), pid=os.getpid())
-    job = _Job(plan, run, limits, progress, resident_guest)
+    job = _Job(plan, run, limits, progress, resident_guest, machines)
     began = time.monotonic()
     with HeldSignals() as signals, ExitStack() as stack:
         _begin(run, status, spec, stack)
@@ -160,6 +163,7 @@ class _Job:
         limits: RunLimits,
         progress: Progress,
         resident_guest: Path | None,
+        machines: Machines | None,
     ) -> None:
         self.plan = plan
         self.run = run
@@ -168,6 +172,7 @@ class _Job:
         self.has_started = False
         self._limits = limits
         self._resident_guest = resident_guest
+        self._machines = machines
 
     def carry_out(self) -> None:
         """Carry out the plan, and check that the run completed.
@@ -177,7 +182,10 @@ class _Job:
             OSError: a file could not be written.
         """
         backend = backend_for(
-            self.plan, resident_guest=self._resident_guest, patience_s=self._limits.stall_s
+            self.plan,
+            resident_guest=self._resident_guest,
+            patience_s=self._limits.stall_s,
+            machines=self._machines,
         )
         backend.check(self.plan)
         backend.prepare(self.progress)

@@ -11,6 +11,7 @@ from testbed.execution.supervise import OPERATIONS, Progress
 STAGE_TEXTS = {
     "modules": "collecting Python's modules",
     "gpus": "compiling the modelled GPUs",
+    "machines": "preparing machines",
     "boot": "starting",
     "workers": "starting workers",
     "network": "building the network",

@@ -6,15 +6,16 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from typing import Protocol
 
 from testbed.core.errors import MachineError
 from testbed.execution.guest_backend import GuestKernelBackend
-from testbed.execution.guest_code import code_for_guests
+from testbed.execution.guest_code import Code, code_for_guests
 from testbed.execution.guest_records import GuestRecords
 from testbed.execution.supervise import Progress
 from testbed.guest.boot import Guest, GuestSpec, start_guest
 from testbed.guest.clock import ClockReading
-from testbed.guest.sites import GuestLink, SharedClock, shared_clock
+from testbed.guest.sites import GuestLink, SharedClock, SiteWork, shared_clock
 from testbed.plan.model import GuestSite, Plan
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.records import GuestWork, append
@@ -22,16 +23,51 @@ from testbed.runfolder.records import GuestWork, append
 LAST_WORDS_S = 10.0  # wall time for the other guests to end after one has failed
 
 
+class OneGuest(Protocol):
+    """One of the running guests of a run: `testbed.guest.boot.Guest`, or one elsewhere."""
+
+    def status(self) -> int | None:
+        """Return the exit status; None while the guest runs, -1 if the guest was lost."""
+
+    def clock(self) -> ClockReading | None:
+        """Return the guest's newest clock report; None before the first."""
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time in s that the guest has used."""
+
+
+class WorkOfGuests(Protocol):
+    """What the kernels of guests note: `testbed.guest.sites.SharedClock`, or one elsewhere."""
+
+    def work(self, number: int) -> SiteWork:
+        """Return what the kernel of guest `number` has noted so far."""
+
+
 class Guests:
     """The running guests of a run."""
 
     def __init__(
-        self, guests: Sequence[Guest], records: GuestRecords, clock: SharedClock, run: RunDir
+        self,
+        guests: Sequence[OneGuest],
+        records: GuestRecords,
+        clock: WorkOfGuests,
+        run: RunDir,
+        machines: Sequence[str] = (),
     ) -> None:
+        """Follow guests.
+
+        Args:
+            guests: the guests, by their number.
+            records: their folders.
+            clock: what their kernels note.
+            run: the run folder.
+            machines: name of each guest's machine; empty: all are on this one.
+        """
         self._guests = list(guests)
         self._records = records
         self._clock = clock
         self._run = run
+        self._machines = machines
         self._began = time.monotonic()
         self._failed_at: float | None = None
         self._cpu_s: dict[int, float] = {}  # of guests that have ended: processes vanish
@@ -86,6 +122,7 @@ class Guests:
                 packets=work.packets,
                 bytes=work.bytes,
                 hasty=work.hasty,
+                machine=self._machines[number] if self._machines else "",
             )
             append(self._run.guest_work, record)
 
@@ -107,29 +144,67 @@ class SitesBackend(GuestKernelBackend):
         Raises:
             MachineError: a guest cannot be started, or the kernel cannot share its clock.
         """
-        kernel = self.kernel
-        if not kernel.shares_clock:
-            raise MachineError(
-                f"{kernel.path} cannot share its virtual clock with other guests\n"
-                "  use --guests 1, or a guest kernel of Linux 6.12 (testbed guest build)"
-            )
+        self.require_shared_clock()
         code = code_for_guests(lambda: progress.stage("modules"))
         progress.stage("boot")
         with ExitStack() as stack:
             records = GuestRecords(run, plan)
             stack.callback(records.finish)
-            clock = stack.enter_context(shared_clock(len(plan.sites), _links(plan)))
-            whole = self.spec(plan, run, code)
+            clock = stack.enter_context(shared_clock(len(plan.sites), links_of(plan)))
             guests: list[Guest] = []
             for site, folder in zip(plan.sites, records.guests, strict=True):
-                spec = _for_site(whole, site, folder, run, clock)
+                spec = self.spec_for_site(plan, run, code, site, folder, clock)
                 guests.append(stack.enter_context(start_guest(spec)))
             running = Guests(guests, records, clock, run)
             stack.callback(running.note_work)
             yield running
 
+    def require_shared_clock(self) -> None:
+        """Check that guests can share their clock.
 
-def _links(plan: Plan) -> list[GuestLink]:
+        Raises:
+            MachineError: the kernel does not support it.
+        """
+        if not self.kernel.shares_clock:
+            raise MachineError(
+                f"{self.kernel.path} cannot share its virtual clock with other guests\n"
+                "  use --guests 1, or a guest kernel of Linux 6.12 (testbed guest build)"
+            )
+
+    def spec_for_site(
+        self,
+        plan: Plan,
+        run: RunDir,
+        code: Code,
+        site: GuestSite,
+        folder: RunDir,
+        clock: SharedClock,
+    ) -> GuestSpec:
+        """Return the guest that builds one site.
+
+        Args:
+            plan: the plan of the run.
+            run: the run folder, as the guest sees it.
+            code: the code that the guest runs.
+            site: the site.
+            folder: the folder into which the guest writes.
+            clock: the memory that the guest shares with others.
+        """
+        console = run.console
+        if site.number > 0:
+            console = console.with_stem(f"{console.stem}-{site.number}")
+        return replace(
+            self.spec(plan, run, code),
+            writable_from=folder.path,
+            memory_bytes=site.memory_bytes,
+            clock_file=folder.clock,
+            console=console,
+            clock_shared=clock,
+            site=site.number,
+        )
+
+
+def links_of(plan: Plan) -> list[GuestLink]:
     """Return the links between guests, in the order of their devices."""
     links: dict[int, GuestLink] = {}
     for site in plan.sites:
@@ -140,21 +215,3 @@ def _links(plan: Plan) -> list[GuestLink]:
             delay_ns = site.control_delay_ns
             links[device] = GuestLink((0, site.number), (delay_ns, delay_ns))
     return [links[device] for device in sorted(links)]
-
-
-def _for_site(
-    spec: GuestSpec, site: GuestSite, folder: RunDir, run: RunDir, clock: SharedClock
-) -> GuestSpec:
-    """Return the guest that builds one site, and writes into `folder`."""
-    console = run.console
-    if site.number > 0:
-        console = console.with_stem(f"{console.stem}-{site.number}")
-    return replace(
-        spec,
-        writable_from=folder.path,
-        memory_bytes=site.memory_bytes,
-        clock_file=folder.clock,
-        console=console,
-        clock_shared=clock,
-        site=site.number,
-    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import socket
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 import testbed
@@ -26,3 +28,21 @@ def versions(kernel_version: str) -> dict[str, str]:
         except PackageNotFoundError:
             result[package] = "none"
     return result
+
+
+def version_mismatch(wanted: Mapping[str, str], present: Mapping[str, str]) -> str:
+    """Return a description of versions on this machine that affect results; empty if none.
+
+    Args:
+        wanted: versions of the machine that asks, as `versions` returns them.
+        present: those of this machine.
+    """
+    differences: list[str] = []
+    for name, wanted_version in wanted.items():
+        present_version = present.get(name)
+        if present_version != wanted_version:
+            differences.append(f"{name} {present_version} instead of {wanted_version}")
+    if not differences:
+        return ""
+    node = socket.gethostname()
+    return f"the node {node} has {', '.join(differences)}; install the same version there"

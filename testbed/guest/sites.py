@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -82,12 +82,17 @@ class SharedClock:
 
 
 @contextmanager
-def shared_clock(guests: int, links: Sequence[GuestLink]) -> Iterator[SharedClock]:
+def shared_clock(
+    guests: int, links: Sequence[GuestLink], beyond: Sequence[Collection[int]] = ()
+) -> Iterator[SharedClock]:
     """Create the memory of a simulation for the duration of the block.
 
     Args:
         guests: number of guests.
         links: links between guests; link n is device n of both of its ends.
+        beyond: guests that run on other machines, a group for each connection to one
+            (`testbed.guest.bridge`). A guest of a group is woken as far as the others allow it:
+            its machine knows better how far the rest of the group is.
 
     Raises:
         MachineError: there are too many guests, or the memory cannot be created.
@@ -105,6 +110,8 @@ def shared_clock(guests: int, links: Sequence[GuestLink]) -> Iterator[SharedCloc
         os.ftruncate(descriptor, size)
         with mmap.mmap(descriptor, rings_at) as memory:
             _fill(memory, guests, links, first_ring, size)
+            for group in beyond:
+                _separate(memory, group)
         yield SharedClock(descriptor, guests)
     finally:
         os.close(descriptor)
@@ -141,6 +148,14 @@ def _fill(
                 0,
             )
             ring += 1
+
+
+def _separate(memory: mmap.mmap, group: Collection[int]) -> None:
+    """Let the guests of a group not wait for each other in this memory."""
+    for source in group:
+        for target in group:
+            at = DISTANCES_AT + (source * MOST_SITES + target) * 8
+            struct.pack_into("=Q", memory, at, NEVER)
 
 
 def least_distances_ns(guests: int, links: Sequence[GuestLink]) -> list[list[int]]:

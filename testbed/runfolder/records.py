@@ -139,6 +139,7 @@ class GuestWork(Record):
         packets: number of packets sent to other guests.
         bytes: number of bytes sent to other guests.
         hasty: number of packets that came earlier than the least delay of their link.
+        machine: name of the machine that ran the guest, if there were several; empty: only one.
     """
 
     guest: int
@@ -149,6 +150,7 @@ class GuestWork(Record):
     packets: int
     bytes: int
     hasty: int
+    machine: str = ""
 
 
 class TcpUse(Record):
