@@ -16,6 +16,7 @@ from testbed.core.errors import InputError, Place
 from testbed.core.units import UnitError
 from testbed.execution.launch import launch
 from testbed.execution.limits import RunLimits
+from testbed.execution.machines import Machines
 from testbed.execution.progress import SilentProgress
 from testbed.execution.requirements import require_packages
 from testbed.execution.supervise import Progress
@@ -28,6 +29,7 @@ from testbed.spec.options import RunOptions
 from testbed.spec.overrides import parse_overrides
 from testbed.spec.topology import Topology
 from testbed.spec.workload import Workload, changed_workload
+from testbed.sweep.sweep_run import CLUSTER_MEMORY
 
 RESULTS = Path("results")
 SCRIPT = Place("script")  # the argument of `run`
@@ -102,8 +104,22 @@ class PreparedRun:
             command=sys.argv if command is None else command,
             limits=RunLimits(*self.options.limits_s),
             progress=progress or SilentProgress(),
+            machines=_machines(self.options.ray),
         )
         return Run(folder)
+
+
+def _machines(address: str | None) -> Machines | None:
+    """Return the machines of a Ray cluster; None without an address.
+
+    Raises:
+        MachineError: Ray is not installed.
+    """
+    if address is None:
+        return None
+    from testbed.execution.ray_machines import RayMachines  # noqa: PLC0415 (an extra)
+
+    return RayMachines(address)
 
 
 def default_folder(topology: str, workload: str) -> Path:
@@ -137,7 +153,9 @@ def prepare(topology: Topology, workload: Workload, options: RunOptions) -> Prep
     """
     if options.capture_filter:
         check_filter(options.capture_filter)
-    return PreparedRun(topology, workload, options, resolve(topology, workload, options))
+    memory_bytes = None if options.ray is None else CLUSTER_MEMORY
+    plan = resolve(topology, workload, options, machine_memory_bytes=memory_bytes)
+    return PreparedRun(topology, workload, options, plan)
 
 
 def script_workload(

@@ -2,16 +2,20 @@
 
 usage: python -m testbed.execution.machine_part DESCRIPTOR
 
-The process that started this one asks over the connection DESCRIPTOR (see `Part.ask`). When the
+The process that started this one asks over the connection DESCRIPTOR (see `RunPart.ask`). When the
 connection ends, however that happens, the guests end and their folder is removed.
 """
 
 from __future__ import annotations
 
+import os
+import select
 import signal
 import socket
 import sys
 import tarfile
+import threading
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection
@@ -22,17 +26,17 @@ from testbed.core.errors import MachineError, TestbedError
 from testbed.core.leftovers import temporary_folder
 from testbed.core.paths import cache_dir
 from testbed.execution.cleanup import reap
-from testbed.execution.guest_code import code_for_guests, plan_folders
+from testbed.execution.guest_code import Code, code_for_guests, plan_folders
 from testbed.execution.guest_records import new_guest_folder
 from testbed.execution.machines import Address, GuestNews, News, PartOrder
 from testbed.execution.progress import SilentProgress
 from testbed.execution.sites_backend import SitesBackend, links_of
 from testbed.execution.versions import version_mismatch, versions
 from testbed.guest.boot import Guest, start_guest
-from testbed.guest.bridge.bridge import Bridge, BridgeEnd
-from testbed.guest.bridge.connection import Connection as BridgeConnection, accept, connect, listen
+from testbed.guest.bridge.bridge import BridgeEnd, MachineBridge
+from testbed.guest.bridge.connection import BridgeConnection, accept, connect, listen
 from testbed.guest.bridge.library import bridge_library
-from testbed.guest.bridge.link import Link
+from testbed.guest.bridge.link import BridgeLink
 from testbed.guest.bridge.memory import BridgedMemory
 from testbed.guest.sites import SharedClock, shared_clock
 from testbed.plan.model import Plan
@@ -40,6 +44,7 @@ from testbed.runfolder.files import open_plain
 from testbed.runfolder.folder import RunDir
 
 MOST_BYTES = 2**22  # of files, in one answer
+LAST_S = 15.0  # to end guests and to remove their folder
 MEETING_S = 60.0  # for all machines to connect
 
 
@@ -57,10 +62,11 @@ class MachinePart:
         self._sent: dict[Path, int] = {}  # bytes of each file
         self._archive: Path | None = None
         self._listener: socket.socket | None = None
-        self._bridge: Bridge | None = None
+        self._bridge: MachineBridge | None = None
         self._plan: Plan
         self._order: PartOrder
         self._run: RunDir
+        self._code: Code
         self._clock: SharedClock
 
     def prepare(self, order: PartOrder) -> Address | None:
@@ -91,6 +97,7 @@ class MachinePart:
                     "  copy it there, under the same path"
                 )
         bridge_library()
+        self._code = code_for_guests()
         if order.place > 0:
             return None
         self._listener = self._stack.enter_context(listen(order.address))
@@ -118,17 +125,16 @@ class MachinePart:
         parent.mkdir(exist_ok=True)
         folder = self._stack.enter_context(temporary_folder("run-", parent))
         self._run = RunDir.create(folder)
-        code = code_for_guests()
         for number in own:
             site = plan.sites[number]
             guest_folder = new_guest_folder(self._run, plan, site)
             self._folders[number] = guest_folder
             spec = self._backend.spec_for_site(
-                plan, self._run, code, site, guest_folder, self._clock
+                plan, self._run, self._code, site, guest_folder, self._clock
             )
             self._guests[number] = self._running.enter_context(start_guest(spec))
-        ends = [BridgeEnd(Link(memory, group), connections[group]) for group in beyond]
-        self._bridge = Bridge(memory, ends)
+        ends = [BridgeEnd(BridgeLink(memory, group), connections[group]) for group in beyond]
+        self._bridge = MachineBridge(memory, ends)
 
     def look(self, wishes: Sequence[int]) -> News:
         """Return what is new.
@@ -237,8 +243,18 @@ def serve(connection: Connection) -> None:
                 connection.send(answer)
 
 
+def _end_after(descriptor: int) -> None:
+    """End this process soon after the other end has closed the connection, even amid some work."""
+    closing = select.poll()
+    closing.register(descriptor, select.POLLRDHUP)
+    closing.poll()
+    time.sleep(LAST_S)
+    os._exit(1)
+
+
 def main(descriptor: int) -> None:
     """Serve the process at the other end of a connection."""
+    threading.Thread(target=_end_after, args=[descriptor], daemon=True).start()
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the connection's end says when to end
     serve(Connection(descriptor))

@@ -78,7 +78,7 @@ class News:
     failure: str
 
 
-class Part(Protocol):
+class RunPart(Protocol):
     """The part of a run on one machine, as the machine sees it that asked for it.
 
     Attributes:
@@ -98,7 +98,7 @@ class Part(Protocol):
             PartLost: the part is lost.
         """
 
-    def answer(self, timeout_s: float) -> tuple[Any] | None:
+    def answer(self, timeout_s: float | None) -> tuple[Any] | None:
         """Return the answer to what was asked last; None if there is none after `timeout_s`.
 
         Raises:
@@ -111,7 +111,7 @@ class Machines(Protocol):
 
     def place(
         self, plan: Plan, kernel: Kernel, progress: Progress
-    ) -> AbstractContextManager[Sequence[Part]]:
+    ) -> AbstractContextManager[Sequence[RunPart]]:
         """Prepare a part on each machine for the duration of the block.
 
         Args:

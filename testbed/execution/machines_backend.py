@@ -13,7 +13,15 @@ from typing import Any
 from testbed.core.errors import GuestLost, TestbedError
 from testbed.core.leftovers import temporary_folder
 from testbed.execution.guest_records import GuestRecords
-from testbed.execution.machines import Address, GuestNews, Machines, News, Part, PartLost, PartOrder
+from testbed.execution.machines import (
+    Address,
+    GuestNews,
+    Machines,
+    News,
+    PartLost,
+    PartOrder,
+    RunPart,
+)
 from testbed.execution.sites_backend import Guests, SitesBackend
 from testbed.execution.supervise import Progress
 from testbed.guest.clock import ClockReading
@@ -65,7 +73,7 @@ class RemoteWork:
 class RemoteGuests(Guests):
     """The running guests of a run on several machines."""
 
-    def __init__(self, parts: Sequence[Part], records: GuestRecords, run: RunDir) -> None:
+    def __init__(self, parts: Sequence[RunPart], records: GuestRecords, run: RunDir) -> None:
         """Follow the guests of some parts, which have been started."""
         self._parts = list(parts)
         self._remote = [RemoteGuest() for _guest in records.guests]
@@ -122,7 +130,7 @@ class RemoteGuests(Guests):
             message = f"the machine {part.name} with guest {guests} was lost: {error}"
             raise GuestLost(message) from error
 
-    def _wishes(self, part: Part) -> tuple[int, ...]:
+    def _wishes(self, part: RunPart) -> tuple[int, ...]:
         """Return the guests of a part whose ranks shall write their stacks."""
         wished: list[int] = []
         for number in part.guests:
@@ -145,7 +153,7 @@ class RemoteGuests(Guests):
         if news.failure and not is_over:
             raise GuestLost(news.failure)
 
-    def _fetch_rest_of(self, part: Part) -> None:
+    def _fetch_rest_of(self, part: RunPart) -> None:
         """Fetch the last records of a part, and its files."""
         _answer_of(part, END_S)  # to finish
         while True:
@@ -208,7 +216,7 @@ class MachinesBackend(SitesBackend):
             yield running
 
 
-def _prepare(parts: Sequence[Part], plan: Plan) -> Address:
+def _prepare(parts: Sequence[RunPart], plan: Plan) -> Address:
     """Let each part check its machine; return the address of the hub."""
     groups = tuple(part.guests for part in parts)
     token = secrets.token_bytes(32)
@@ -222,7 +230,7 @@ def _prepare(parts: Sequence[Part], plan: Plan) -> Address:
     return address
 
 
-def _answer_of(part: Part, timeout_s: float) -> tuple[Any]:
+def _answer_of(part: RunPart, timeout_s: float) -> tuple[Any]:
     """Return the answer of a part.
 
     Raises:

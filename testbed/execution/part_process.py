@@ -16,7 +16,7 @@ from typing import Any
 import testbed
 from testbed.core.errors import MachineError
 from testbed.execution.cleanup import reap
-from testbed.execution.machines import Part, PartLost
+from testbed.execution.machines import PartLost, RunPart
 from testbed.execution.supervise import Progress
 from testbed.guest.kernel import Kernel
 from testbed.plan.model import Plan
@@ -57,7 +57,7 @@ class PartProcess:
         self._connection: Connection = ours
 
     def ask(self, method: str, *arguments: Any) -> None:
-        """Ask for a method of `MachinePart`; see `Part.ask`.
+        """Ask for a method of `MachinePart`; see `RunPart.ask`.
 
         Raises:
             PartLost: the process has ended.
@@ -67,8 +67,8 @@ class PartProcess:
         except OSError as error:
             raise PartLost("its process has ended") from error
 
-    def answer(self, timeout_s: float) -> tuple[Any] | None:
-        """Return the answer; see `Part.answer`.
+    def answer(self, timeout_s: float | None) -> tuple[Any] | None:
+        """Return the answer; see `RunPart.answer`.
 
         Raises:
             MachineError: the method has failed.
@@ -106,13 +106,13 @@ class ProcessMachines:
         self._groups = groups
 
     @contextmanager
-    def place(self, plan: Plan, kernel: Kernel, progress: Progress) -> Iterator[list[Part]]:
+    def place(self, plan: Plan, kernel: Kernel, progress: Progress) -> Iterator[list[RunPart]]:
         """Start a process for each part; see `Machines.place`."""
         del plan, progress
         environment = {"TESTBED_KERNEL": str(kernel.path)}
         with ExitStack() as stack:
             stack.callback(reap)  # a part that was killed leaves its folder
-            parts: list[Part] = []
+            parts: list[RunPart] = []
             for number, guests in enumerate(self._groups):
                 part = PartProcess(f"process-{number}", guests, environment)
                 stack.callback(part.end)

@@ -183,6 +183,12 @@ class RunOptions(Strict):
         description="guests that carry out the run at the same time, each with some of the "
         "datacenters; auto: as many as there are CPUs",
     )
+    ray: Annotated[
+        str | None, Written(value="ADDRESS", default="this machine alone", in_experiments=False)
+    ] = Field(
+        None,
+        description="spread the guests over the nodes of a Ray cluster, at this address or auto",
+    )
     stall_limit: Annotated[WallTime, Written(value="SECONDS", default="300")] = Field(
         300 * NS_PER_S,
         description="abort when the virtual clock has not moved for so many seconds of wall time",
@@ -226,6 +232,23 @@ class RunOptions(Strict):
             if name in self.model_fields_set
         ]
         refuse(problems[:1], type(self).__name__)
+        return self
+
+    @model_validator(mode="after")
+    def _check_ray(self) -> Self:
+        if self.ray is None:
+            return self
+
+        what, remedy = "", "add --guests N, with at least two guests"
+        if self.guests == AUTO_GUESTS:
+            what = "auto counts the CPUs of this machine, not those of the cluster"
+        elif self.guests == 1:
+            what = "spreads guests over machines, and the run has one guest"
+        elif self.ray == "local":
+            what = "local is this machine alone"
+            remedy = "remove --ray: the guests then run on the CPUs of this machine"
+        if what:
+            refuse([Mistake(("ray",), what, remedy)], type(self).__name__)
         return self
 
     @property

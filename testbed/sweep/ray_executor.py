@@ -1,35 +1,29 @@
-"""Carry out the points of a sweep on a Ray cluster; the only module that imports ray.
+"""Carry out the points of a sweep on a Ray cluster.
 
-Each node receives, once, the project's code, the workloads and the guest kernel as the working
-folder of Ray's runtime environment. For each point the node receives the plan and sends back the
-run folder as a compressed tar. Neither root nor a shared file system is needed. A node needs the
-same versions of the Python packages, and the Debian packages that runs use (scripts/packages,
-section runtime).
+For each point a node, which has the shipped code (`testbed.execution.ray_cluster`), receives the
+plan and sends back the run folder as a compressed tar. Neither root nor a shared file system is
+needed.
 """
 
 from __future__ import annotations
 
 import io
-import logging
-import os
 import shutil
-import socket
 import tarfile
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import testbed
 from testbed.core.errors import MachineError
 from testbed.core.leftovers import temporary_folder
 from testbed.core.paths import cache_dir
 from testbed.core.units import format_size
 from testbed.execution.cleanup import reap
 from testbed.execution.guest_backend import guest_kernel_version
-from testbed.execution.versions import versions
+from testbed.execution.ray_cluster import connected, packed_code, ray, use_shipped_kernel
+from testbed.execution.versions import version_mismatch, versions
 from testbed.guest.kernel import ensure_kernel
 from testbed.sweep.folder import SweepDir
 from testbed.sweep.point_record import PointRecord
@@ -37,18 +31,6 @@ from testbed.sweep.points import PlannedPoint
 from testbed.sweep.run_point import Limits, carry_out
 from testbed.sweep.scheduler import Attempt, Finished
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-try:
-    import ray
-except ImportError as error:
-    raise MachineError(
-        "Ray is not installed\n  run `pip install --editable '.[ray]'` in the folder of the project"
-    ) from error
-
-SHIPPED = ("testbed", "workloads", "topologies")  # folders of the project that a run needs
-KERNEL = "guest-kernel"
-# For a cluster started for the sweep; the run folder of a point takes a few MB.
-OBJECT_STORE_BYTES = 200 * 2**20
 AHEAD = 2  # points submitted to Ray per CPU of the cluster, so that no CPU idles
 
 
@@ -80,8 +62,8 @@ class RayExecutor:
             MachineError: The cluster cannot be reached, or its nodes are too small for the points.
         """
         kernel = ensure_kernel()
-        code = self._connection.enter_context(_packed_code(kernel.path))
-        self._connection.enter_context(_connected(self._address, code))
+        code = self._connection.enter_context(packed_code(kernel.path))
+        self._connection.enter_context(connected(self._address, code))
         self._versions = versions(guest_kernel_version(kernel))
         _check_node_memory(points)
         return _cluster_cpus()
@@ -186,61 +168,6 @@ def _check_node_memory(points: Sequence[PlannedPoint]) -> None:
         )
 
 
-@contextmanager
-def _packed_code(kernel: Path) -> Iterator[Path]:
-    """Yield a temporary folder with everything that is shipped to a node."""
-    project = Path(testbed.__file__).resolve().parent.parent
-    with tempfile.TemporaryDirectory(prefix="testbed-ray-") as scratch:
-        code = Path(scratch)
-        ignored = shutil.ignore_patterns("__pycache__")
-        for name in SHIPPED:
-            shutil.copytree(project / name, code / name, ignore=ignored)
-        shutil.copy(kernel, code / KERNEL)
-        yield code
-
-
-@contextmanager
-def _connected(address: str, code: Path) -> Iterator[None]:
-    """Connect to a cluster within the block.
-
-    Args:
-        address: Address of the cluster; ``local`` starts one on this machine only.
-        code: The folder to ship to each node.
-
-    Raises:
-        MachineError: The cluster cannot be reached.
-    """
-    new_cluster: dict[str, Any] = {}
-    if address == "local":
-        new_cluster = {
-            "object_store_memory": OBJECT_STORE_BYTES,
-            "include_dashboard": False,
-            "num_cpus": len(os.sched_getaffinity(0)),
-        }
-
-    try:
-        ray.init(
-            address,
-            runtime_env={"working_dir": str(code)},
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            **new_cluster,
-        )
-    except Exception as error:  # of a node that starts slowly: a plain Exception
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        remedy = "start one with `ray start --head`, or use --ray local"
-        if address == "local":
-            remedy = "try again when the machine is less busy"
-        raise MachineError(
-            f"cannot use the Ray cluster {address!r}: {reason}\n  {remedy}"
-        ) from error
-
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
 @ray.remote(num_cpus=1, max_retries=0)
 def _run_on_node(
     point: PlannedPoint, limits: Limits, attempt: int, sweep_versions: dict[str, str]
@@ -253,16 +180,10 @@ def _run_on_node(
         attempt: Number of the attempt, from 1.
         sweep_versions: Versions on the sweep's machine of everything that affects results, by name.
     """
-    code = Path(testbed.__file__).resolve().parent.parent
-    kernel = code / KERNEL
-    kernel.chmod(0o755)
-    # Nodes may share a home folder, but guests and reserved CPUs belong to one node.
-    cache = Path(tempfile.gettempdir(), f"testbed-{os.getuid()}")
-    os.environ["TESTBED_KERNEL"] = str(kernel)
-    os.environ["TESTBED_CACHE"] = str(cache)
+    use_shipped_kernel()
     reap()
     kernel_version = guest_kernel_version(ensure_kernel())
-    mismatch = _version_mismatch(sweep_versions, versions(kernel_version))
+    mismatch = version_mismatch(sweep_versions, versions(kernel_version))
 
     with _scratch_folder() as scratch:
         if mismatch:
@@ -281,19 +202,6 @@ def _scratch_folder() -> Iterator[Path]:
     parent.mkdir(exist_ok=True)
     with temporary_folder("point-", parent) as scratch:
         yield scratch
-
-
-def _version_mismatch(wanted: Mapping[str, str], present: Mapping[str, str]) -> str:
-    """Return a description of versions on this node that affect results; empty if none."""
-    differences: list[str] = []
-    for name, version in wanted.items():
-        present_version = present.get(name)
-        if present_version != version:
-            differences.append(f"{name} {present_version} instead of {version}")
-    if not differences:
-        return ""
-    node = socket.gethostname()
-    return f"the node {node} has {', '.join(differences)}; install the same version there"
 
 
 def _pack(folder: Path) -> bytes:

@@ -35,7 +35,7 @@ datacenters:
 wan:
   - {mesh: [oslo, bern, lima], rate: 1 Gbit/s, delay: 10 ms, jitter: 1 ms, loss: 0.1 %}
 """
-SMALL = ["workload.ops=[all_reduce,broadcast]", "workload.sizes=[64 KiB,1 MiB]"]
+SMALL = ["workload.ops=[all_reduce,broadcast]", "workload.sizes=[64 KiB,256 KiB]"]
 LONG = ["workload.ops=[all_reduce]", "workload.sizes=[64 KiB]", "workload.iterations=2000"]
 
 Run = Callable[..., RunDir]
@@ -76,28 +76,28 @@ def run(kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return carry_out
 
 
+def captured(folder: RunDir) -> dict[str, int]:
+    """How many packets each capture has."""
+    rows = json.loads(folder.summary.read_text())["captures"]
+    return {row["capture"]: row["records"] for row in rows}
+
+
 def guests_left(cache: Path) -> list[Path]:
     return [*(cache / "notes").glob("*"), *(cache / "parts").glob("*")]
 
 
 def test_three_machines(run: Run, tmp_path: Path) -> None:
     """To the nanosecond, with losses, jitter and captures; the middle machine passes packets on."""
-    one = run(LOSSY, [], SMALL, capture="all")
-    three = run(LOSSY, [[0], [1], [2]], SMALL, capture="all")
+    one = run(LOSSY, [], SMALL, capture="wan")
+    three = run(LOSSY, [[0], [1], [2]], SMALL, capture="wan")
     expected = records_of_ranks(one.path)
     assert len(expected) == 4
     assert all(expected.values())
     assert records_of_ranks(three.path) == expected
-    rows, expected_rows = (
-        json.loads(folder.summary.read_text())["captures"] for folder in (three, one)
-    )
-    names = ("capture", "records")
-    assert [[row[name] for name in names] for row in rows] == [
-        [row[name] for name in names] for row in expected_rows
-    ]
+    assert captured(three) == captured(one)
     work = [json.loads(line) for line in three.guest_work.read_text().splitlines()]
     assert [row["machine"] for row in work] == ["process-0", "process-1", "process-2"]
-    assert all(row["packets"] > 1000 and row["cpu_s"] > 0 for row in work)
+    assert all(row["packets"] > 500 and row["cpu_s"] > 0 for row in work)
     logs = {path.name for path in three.logs.iterdir()}
     assert {"rank-0.log", "rank-3.log", "guest-console.log", "guest-console-2.log"} <= logs
     assert guests_left(tmp_path / "cache") == []

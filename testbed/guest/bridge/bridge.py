@@ -7,10 +7,11 @@ import selectors
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from testbed.guest.bridge.connection import Connection
-from testbed.guest.bridge.link import Link
+from testbed.guest.bridge.connection import BridgeConnection
+from testbed.guest.bridge.link import BridgeLink
 from testbed.guest.bridge.memory import BridgedMemory, SiteView
 
 # A guest that may go on is reported at once; the rest at least so often, in s of wall time.
@@ -22,15 +23,29 @@ WAKE_MS = 200  # the waker looks so often whether it should end
 class BridgeEnd:
     """One connection of a bridge: what is said over it, and the connection itself."""
 
-    def __init__(self, link: Link, connection: Connection) -> None:
+    def __init__(self, link: BridgeLink, connection: BridgeConnection) -> None:
         """Join a link and a connection."""
         self.link = link
         self.connection = connection
         self.waiting: deque[bytes] = deque()  # messages that are not applied yet
         self.sent_at = 0.0
 
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Let an error of the connection name the guests beyond.
 
-class Bridge:
+        Raises:
+            ConnectionError: the connection is lost.
+        """
+        try:
+            yield
+        except OSError as error:
+            guests = ", ".join(map(str, sorted(self.link.beyond)))
+            message = f"the connection to the machine of guest {guests} is lost: {error}"
+            raise ConnectionError(message) from error
+
+
+class MachineBridge:
     """The bridge of a machine: two threads, which end with the process or with `stop`.
 
     Attributes:
@@ -51,7 +66,7 @@ class Bridge:
         self._woken = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.failure = ""
         self.messages = 0
-        for work in (self._carry, self._watch):
+        for work in (self._carry, self._watch) if ends else ():
             threading.Thread(target=work, daemon=True).start()
 
     def stop(self) -> None:
@@ -81,8 +96,8 @@ class Bridge:
                     self._forget_wakes()
                     self._receive()
                     pause_s = REPORT_S if self._send() else IDLE_REPORT_S
-        except OSError as error:
-            self.failure = f"the connection to another machine is lost: {error}"
+        except ConnectionError as error:
+            self.failure = str(error)
         except BaseException as error:
             self.failure = f"the connection between machines failed: {error!r}"
             raise
@@ -98,7 +113,8 @@ class Bridge:
 
     def _receive(self) -> None:
         for end in self._ends:
-            end.waiting += end.connection.receive()
+            with end.named():
+                end.waiting += end.connection.receive()
             while end.link.go_on() and end.waiting:
                 end.link.begin(end.waiting.popleft())
 
@@ -109,13 +125,16 @@ class Bridge:
         views = self._described(seen)
         is_new = False
         for end in self._ends:
-            end.connection.flush()
+            with end.named():
+                end.connection.flush()
             if end.connection.is_behind or not end.link.has_news(views):
                 continue
             is_new = True
             if not end.link.is_wanted(seen) and now < end.sent_at + REPORT_S:
                 continue
-            end.connection.send(end.link.message(views))
+            message = end.link.message(views)
+            with end.named():
+                end.connection.send(message)
             end.link.expect()
             end.sent_at = now
             self.messages += 1

@@ -7,7 +7,7 @@ import secrets
 import socket
 import struct
 from collections import deque
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from testbed.core.errors import MachineError
 
@@ -22,7 +22,7 @@ LISTENS = b"listens"
 CONNECTS = b"connects"
 
 
-class Connection:
+class BridgeConnection:
     """Messages to and from another machine, of which none waits for the network."""
 
     def __init__(self, connected: socket.socket) -> None:
@@ -106,7 +106,7 @@ def listen(address: str) -> socket.socket:
         raise MachineError(f"cannot listen at {address}: {error.strerror}") from error
 
 
-def accept(listener: socket.socket, token: bytes, timeout_s: float) -> tuple[int, Connection]:
+def accept(listener: socket.socket, token: bytes, timeout_s: float) -> tuple[int, BridgeConnection]:
     """Wait for a machine that knows the token, and return its number and the connection.
 
     Connections of others are closed.
@@ -119,28 +119,32 @@ def accept(listener: socket.socket, token: bytes, timeout_s: float) -> tuple[int
         connected, _address = listener.accept()
         connected.settimeout(HANDSHAKE_S)
         try:
-            return _check_caller(connected, token), Connection(connected)
+            return _check_caller(connected, token), BridgeConnection(connected)
         except OSError:
             connected.close()
 
 
-def connect(address: tuple[str, int], token: bytes, place: int, timeout_s: float) -> Connection:
+def connect(
+    address: tuple[str, int], token: bytes, place: int, timeout_s: float
+) -> BridgeConnection:
     """Connect to the machine that listens at an address, as machine number `place`.
 
     Raises:
         MachineError: the machine cannot be reached, or does not know the token.
     """
     try:
-        connected = socket.create_connection(address, timeout_s)
-        connected.settimeout(HANDSHAKE_S)
-        _introduce(connected, token, place)
+        with ExitStack() as stack:
+            connected = stack.enter_context(socket.create_connection(address, timeout_s))
+            connected.settimeout(HANDSHAKE_S)
+            _introduce(connected, token, place)
+            stack.pop_all()  # stays open
     except OSError as error:
         host, port = address
         raise MachineError(
             f"cannot connect to the machine {host} at port {port}: {error}\n"
             "  the machines of the cluster must reach each other at any port"
         ) from error
-    return Connection(connected)
+    return BridgeConnection(connected)
 
 
 def _check_caller(connected: socket.socket, token: bytes) -> int:

@@ -41,7 +41,7 @@ class _OnItsWay(NamedTuple):
     first_ns: int
 
 
-class Link:
+class BridgeLink:
     """One end of the connection between two machines."""
 
     def __init__(self, memory: BridgedMemory, beyond: Collection[int]) -> None:
