@@ -31,6 +31,7 @@ setup(
         "testbed.experiments": ["*.yaml", "published/*.yaml", "published/networks/*.yaml"],
         "testbed.workloads": ["*.yaml"],
         "testbed.guest": ["init", "kernel_source/*", "kernel_source/*/*"],
+        "testbed.guest.bridge": ["*.c"],
         "testbed.report": ["*.j2", "*.css", "*.js", "plotly_js/*"],
         "testbed.report.map": ["data/*"],
         "testbed.sweep": ["*.j2"],

@@ -283,7 +283,9 @@ def run(
         spoke.links.append((BridgeLink(spoke.bridged, others), there, back))
 
     chosen = random.Random(seed)
-    guests = [guest for machine in machines for guest in machine.guests]
+    guests: list[PlayedGuest] = []
+    for machine in machines:
+        guests += machine.guests
     works = [machine.work() for machine in machines if machine.links]
 
     def go_on() -> None:
