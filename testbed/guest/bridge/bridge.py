@@ -15,8 +15,8 @@ from testbed.guest.bridge.link import BridgeLink
 from testbed.guest.bridge.memory import BridgedMemory, SiteView
 
 # A guest that may go on is reported at once; the rest at least so often, in s of wall time.
-REPORT_S = 0.001
-IDLE_REPORT_S = 0.005
+REPORT_S = 0.005
+IDLE_REPORT_S = 0.02
 WAKE_MS = 200  # the waker looks so often whether it should end
 
 

@@ -22,7 +22,7 @@ from testbed.guest.bridge.memory import BridgedMemory, Packets, SiteView
 from testbed.guest.sites import NEVER
 
 # The part of the delay between two guests by which one may be ahead of what the other knows.
-EAGERNESS = 8
+EAGERNESS = 4
 NUMBERS = struct.Struct("=II")  # pieces, acknowledgements
 PIECE = struct.Struct("=IIQ")  # ring, bytes, first arrival
 COUNTED = struct.Struct("=IQ")  # ring, bytes counted since the beginning
