@@ -35,6 +35,7 @@ setup(
         "testbed.report": ["*.j2", "*.css", "*.js", "plotly_js/*"],
         "testbed.report.map": ["data/*"],
         "testbed.sweep": ["*.j2"],
+        "testbed.workers.gpu": ["native/*"],
         "testbed.ui": ["*.j2", "*.css", "*.js"],
     },
 )

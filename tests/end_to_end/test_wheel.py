@@ -64,6 +64,17 @@ def test_it_is_the_wheel_that_runs(program: Path) -> None:
     assert Path(done.stdout.strip()).is_relative_to(program.parents[1])
 
 
+def test_it_has_all_files(program: Path) -> None:
+    """Files that are not Python are easily left out, such as sources that are compiled later."""
+    (packages,) = program.parents[1].glob("lib/python3*/site-packages")
+    listed = subprocess.run(
+        ["git", "ls-files", "testbed"], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    files = listed.stdout.split()
+    assert len(files) > 400
+    assert [file for file in files if not (packages / file).is_file()] == []
+
+
 def test_presets(testbed_of_wheel: Testbed, tmp_path: Path) -> None:
     names = [path.stem for path in (PROJECT / "topologies").glob("*.yaml")]
     listed = testbed_of_wheel(tmp_path, "topo", "list")
