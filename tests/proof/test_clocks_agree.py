@@ -26,7 +26,7 @@ wan:
 """
 CLOCKS = ("virtual", "real")
 TOLERANCE = 0.02  # calls and timers take up to 2 ms in the guest, and messages 0.15 s or more
-RING_TOLERANCE = 0.03  # means of three runs were 1.5 and 1.7 % higher on a machine with other work
+RING_TOLERANCE = 0.02  # means of three runs were 0.5 to 1.7 % higher
 
 pytestmark = [pytest.mark.proof, pytest.mark.alone]
 
