@@ -519,7 +519,22 @@ def guests_grid(summary: Summary) -> Grid:
         GridColumn("packets\nsent"),
         GridColumn("sent"),
     ]
-    return Grid("Guests", columns, [_guest_cells(row) for row in summary.guests])
+    rows = [_guest_cells(row) for row in summary.guests]
+    return Grid("Guests", columns, rows, _guests_note(summary.guests))
+
+
+def _guests_note(guests: Sequence[GuestRow]) -> str:
+    """Return what the busiest guest means for a machine with a CPU for each guest."""
+    work_s = [row.cpu_seconds for row in guests]
+    if not work_s or max(work_s) == 0:
+        return ""
+
+    longest_s = max(work_s)
+    gain = sum(work_s) / longest_s
+    return (
+        f"With a CPU for each of the {len(guests)} guests the run takes at least the "
+        f"{longest_s:.1f} s of the busiest one: at most {gain:.1f} times as fast as on one CPU."
+    )
 
 
 def _guest_cells(row: GuestRow) -> list[str]:

@@ -34,7 +34,14 @@ from testbed.report.repeat import repeat_command
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import Problem, ProblemCode
 from testbed.runfolder.status import Status, write_status
-from testbed.runfolder.summary import PeriodRow, Spread, Summary, read_summary, write_summary
+from testbed.runfolder.summary import (
+    GuestRow,
+    PeriodRow,
+    Spread,
+    Summary,
+    read_summary,
+    write_summary,
+)
 from tests.support.synthetic import (
     GBIT,
     MS,
@@ -265,6 +272,20 @@ def test_terminal_has_some_of_many_periods() -> None:
     text = io.StringIO()
     Console(file=text, width=tables.WIDTH).print(table)
     assert "and 11 more, in report.html and summary.json" in text.getvalue()
+
+
+def test_guests_say_what_more_cpus_could_give() -> None:
+    """Guests of 10, 6 and 4 s: three CPUs need 10 s at least, half of the 20 s of one."""
+    rows: list[GuestRow] = []
+    for number, cpu_s in enumerate((10.0, 6.0, 4.0)):
+        row = GuestRow(
+            guest=number, datacenters=["a"], cpu_seconds=cpu_s, waited_seconds=0, packets=1, bytes=1
+        )
+        rows.append(row)
+    note = tables.guests_grid(Summary(guests=rows)).note
+    assert "each of the 3 guests the run takes at least the 10.0 s" in note
+    assert "at most 2.0 times as fast" in note
+    assert tables.guests_grid(Summary()).note == ""
 
 
 @pytest.mark.parametrize(
