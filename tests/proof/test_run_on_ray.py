@@ -19,7 +19,8 @@ from tests.support.runs import PAIR, Command, Need, records_of_ranks, set_option
 SHORT = {"ops": "[all_reduce,broadcast]", "sizes": "[64 KiB,256 KiB]", "iterations": 2}
 LONG = {"ops": "[all_reduce]", "sizes": "[64 KiB]", "iterations": 5000}
 
-# Starts two nodes; then a run to its end, one whose guest is killed, and one whose node is.
+# Starts two nodes; then a run to its end, two that are interrupted, while the nodes prepare and
+# later, one whose guest is killed, and one whose node is.
 SCRIPT = """
     import json, os, signal, subprocess, sys, time
     from pathlib import Path
@@ -46,16 +47,14 @@ SCRIPT = """
                 return
             time.sleep(0.1)
 
+    def await_part(run):
+        while run.poll() is None and not any("machine_part" in text for text in commands()):
+            time.sleep(0.02)
+
     def what_is_left():
         time.sleep(20)
         left = []
-        for command in Path("/proc").glob("[0-9]*/cmdline"):
-            if command.parent.name == str(os.getpid()):
-                continue
-            try:
-                text = command.read_text()
-            except OSError:
-                continue
+        for text in commands():
             if "machine_part" in text or "TESTBED_GUEST=" + str(folder) in text:
                 left.append(text)
         for name in ("first", "second"):
@@ -63,9 +62,29 @@ SCRIPT = """
                 left += map(str, folder.glob(f"{name}/testbed-*/{kind}/*"))
         return left
 
+    def commands():
+        texts = []
+        for command in Path("/proc").glob("[0-9]*/cmdline"):
+            if command.parent.name == str(os.getpid()):
+                continue
+            try:
+                text = command.read_text()
+            except OSError:
+                continue
+            texts.append(text)
+        return texts
+
     found = {}
     run = start("whole", short)
     found["whole"] = [run.wait(), what_is_left()]
+    run = start("early", long)
+    await_part(run)
+    run.send_signal(signal.SIGINT)
+    found["early"] = [run.wait(), what_is_left()]
+    run = start("late", long)
+    await_operations("late", run)
+    run.send_signal(signal.SIGINT)
+    found["late"] = [run.wait(), what_is_left()]
     run = start("guest", long)
     await_operations("guest", run)
     guests = [int(file.read_text()) for file in folder.glob("second/testbed-*/notes/*/pid")]
@@ -110,7 +129,8 @@ def test_two_nodes(
     lines = [line for line in done.stdout.splitlines() if line.startswith("found:")]
     assert lines, done.stdout + done.stderr
     found: dict[str, Any] = json.loads(lines[0].removeprefix("found:"))
-    assert found == {"whole": [0, []], "guest": [4, []], "node": [4, []]}, done.stderr
+    outcomes = {"whole": 0, "early": 130, "late": 130, "guest": 4, "node": 4}
+    assert found == {name: [status, []] for name, status in outcomes.items()}, done.stderr
 
     words = ["run", tmp_path / "pair.yaml", "collectives", *set_options(SHORT)]
     command(*words, "--isolation", "process", "--out", tmp_path / "one")
