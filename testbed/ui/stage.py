@@ -23,6 +23,7 @@ from testbed.runfolder.records import (
 )
 from testbed.runfolder.status import Status
 
+REPORT_S = 60.0  # in which a run that failed writes its tables
 RECENT_S = 30.0  # a run whose process is not on this machine is in progress if it wrote since
 END = "report"  # the stage after the end of the ranks
 
@@ -126,12 +127,19 @@ def modified_s(path: Path) -> float:
 def is_in_progress(run: RunDir, status: Status | None) -> bool:
     """Return whether a run goes on: its process lives, or has written just now.
 
+    The outcome is written before the tables. A run without its summary goes on while its process
+    lives; if the outcome is no success, only for a while, because its tables may have failed.
+
     Args:
         run: the run folder.
         status: content of status.json.
     """
-    if status is None or status.state != "running":
+    if status is None:
         return False
+    if status.state != "running":
+        is_recent = time.time() - modified_s(run.status) < REPORT_S
+        may_report = status.state == "completed" or is_recent
+        return may_report and not run.summary.exists() and status.pid > 0 and _is_alive(status.pid)
     if status.pid > 0 and _is_alive(status.pid):
         return True
     newest = max(map(modified_s, (run.events, run.link_samples, run.rank_ops(0), run.status)))

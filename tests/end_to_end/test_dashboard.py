@@ -21,7 +21,7 @@ wan:
 events:
   - {at: 3 s, links: all, delay: 20 ms}
 """
-OPERATIONS = 300  # of the all-reduce
+OPERATIONS = 2000  # of the all-reduce, so that the run goes on while the page is looked at
 
 
 @pytest.mark.usefixtures("kernel")

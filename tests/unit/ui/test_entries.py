@@ -15,7 +15,7 @@ from testbed.plan.model import Plan
 from testbed.runfolder.folder import RunDir
 from testbed.runfolder.status import Status, write_status
 from testbed.ui.documents import Documents, frame_policy
-from testbed.ui.entries import Entry, ResultsFolder, RunEntry, SweepEntry
+from testbed.ui.entries import Entry, ResultsFolder, RunEntry, SweepEntry, read_run
 from testbed.ui.feed import PROBLEM, Feeds, Parts, difference, guarded
 from testbed.ui.live_run import LiveRun
 from testbed.ui.live_sweep import LiveSweep
@@ -80,6 +80,15 @@ def test_a_run_of_a_killed_process_is_lost(tmp_path: Path, plan: Plan) -> None:
     for path in (run.events, run.link_samples, run.rank_ops(0), run.status):
         os.utime(path, (0, 0))
     assert by_place(tmp_path)["run"].state == "lost"
+
+
+def test_a_run_without_its_tables_goes_on(tmp_path: Path, plan: Plan) -> None:
+    """The outcome is written before the tables, from which the dashboard makes the report."""
+    run = write_run(tmp_path / "run", plan)
+    write_status(run.status, Status(state="completed", pid=os.getpid()))
+    assert read_run(run, "run").state == "running"
+    collect(run)
+    assert read_run(run, "run").state == "completed"
 
 
 def test_what_has_not_changed_is_not_read_again(
