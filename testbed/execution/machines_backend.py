@@ -82,7 +82,6 @@ class RemoteGuests(Guests):
             for number in part.guests:
                 machines[number] = part.name
         super().__init__(self._remote, records, RemoteWork(self._remote), run, machines)
-        self._run_folder = run
         self._folders = records.guests
         self._asked_at: dict[int, float] = {}
         self._lost: set[int] = set()  # places of parts
@@ -145,7 +144,7 @@ class RemoteGuests(Guests):
             return
         news: News = answer[0]
         for path, data in news.files.items():
-            with (self._run_folder.path / path).open("ab") as file:
+            with (self._run.path / path).open("ab") as file:
                 file.write(data)
         for number, guest in news.guests.items():
             self._remote[number].news = guest
@@ -173,7 +172,7 @@ class RemoteGuests(Guests):
                         break
                     file.write(data)
             if archive.stat().st_size > 0:
-                _unpack(archive, self._run_folder.path)
+                _unpack(archive, self._run.path)
 
 
 class MachinesBackend(SitesBackend):

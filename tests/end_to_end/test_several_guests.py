@@ -8,17 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.runs import Command, set_options
+from tests.support.runs import LOSSY, Command, set_options
 
-LOSSY = """
-name: lossy
-datacenters:
-  oslo: {hosts: 2, nic: {rate: 10 Gbit/s}}
-  bern: {hosts: 1, nic: {rate: 10 Gbit/s}}
-  lima: {hosts: 1, nic: {rate: 10 Gbit/s}}
-wan:
-  - {mesh: [oslo, bern, lima], rate: 1 Gbit/s, delay: 10 ms, jitter: 1 ms, loss: 0.1 %}
-"""
 FAST = """
 name: fast
 mtu: 9000

@@ -24,17 +24,8 @@ from testbed.spec.options import RunOptions
 from testbed.spec.overrides import parse_overrides
 from testbed.spec.topology import Topology
 from testbed.spec.workload import load_workload
-from tests.support.runs import PAIR, records_of_ranks
+from tests.support.runs import LOSSY, PAIR, records_of_ranks
 
-LOSSY = """
-name: lossy
-datacenters:
-  oslo: {hosts: 2, nic: {rate: 10 Gbit/s}}
-  bern: {hosts: 1, nic: {rate: 10 Gbit/s}}
-  lima: {hosts: 1, nic: {rate: 10 Gbit/s}}
-wan:
-  - {mesh: [oslo, bern, lima], rate: 1 Gbit/s, delay: 10 ms, jitter: 1 ms, loss: 0.1 %}
-"""
 SMALL = ["workload.ops=[all_reduce,broadcast]", "workload.sizes=[64 KiB,256 KiB]"]
 LONG = ["workload.ops=[all_reduce]", "workload.sizes=[64 KiB]", "workload.iterations=2000"]
 

@@ -19,6 +19,15 @@ datacenters:
 wan:
   - {between: [west, east], rate: 1 Gbit/s, delay: 10 ms}
 """
+LOSSY = """
+name: lossy
+datacenters:
+  oslo: {hosts: 2, nic: {rate: 10 Gbit/s}}
+  bern: {hosts: 1, nic: {rate: 10 Gbit/s}}
+  lima: {hosts: 1, nic: {rate: 10 Gbit/s}}
+wan:
+  - {mesh: [oslo, bern, lima], rate: 1 Gbit/s, delay: 10 ms, jitter: 1 ms, loss: 0.1 %}
+"""
 
 
 def all_reduce(sizes: str, iterations: int, warmup: int = 1) -> list[str]:

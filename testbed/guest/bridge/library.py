@@ -6,9 +6,9 @@ import fcntl
 import hashlib
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
+from testbed.core.compiler import run_compiler
 from testbed.core.errors import MachineError
 from testbed.core.paths import cache_dir
 from testbed.core.seals import is_whole, remove_sealed, seal
@@ -52,15 +52,7 @@ def _compile(path: Path) -> None:
             f"a run on several machines needs {COMPILER} on the machine that starts it\n"
             f"  apt-get install --no-install-recommends {COMPILER} libc6-dev"
         )
-    result = subprocess.run(
-        ["setpriv", "--pdeathsig", "KILL", COMPILER, *FLAGS, "-o", str(path), str(SOURCE)],
-        env={**os.environ, "LC_ALL": "C"},
-        check=False,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-    )
+    result = run_compiler([COMPILER, *FLAGS, "-o", str(path), str(SOURCE)])
     if result.returncode != 0:
         path.unlink(missing_ok=True)
         quoted = "\n".join(f"    {line}" for line in result.stderr.splitlines()[:LAST_LINES])

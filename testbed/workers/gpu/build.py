@@ -6,9 +6,7 @@ import fcntl
 import hashlib
 import importlib.metadata
 import importlib.util
-import os
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -17,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from testbed.core.compiler import run_compiler
 from testbed.core.errors import MachineError
 from testbed.core.paths import cache_dir
 from testbed.core.seals import is_whole, remove_sealed, seal
@@ -193,15 +192,7 @@ def _run(command: Sequence[str]) -> None:
     Raises:
         MachineError: it failed; the message has its last lines.
     """
-    result = subprocess.run(
-        ["setpriv", "--pdeathsig", "KILL", *command],
-        env={**os.environ, "LC_ALL": "C"},
-        check=False,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-    )
+    result = run_compiler(command)
     if result.returncode != 0:
         lines = [line for line in result.stderr.splitlines() if "error" in line]
         quoted = "\n".join(f"    {line}" for line in lines[:LAST_LINES])

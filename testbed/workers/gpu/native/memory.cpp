@@ -66,6 +66,9 @@ void free_pending(int device, bool wait) {
     const std::lock_guard lock(mutex);
     pending.swap(memories[device].pending);
   }
+  if (pending.empty()) {
+    return;
+  }
   std::vector<Block*> unused;
   std::vector<Pending> used;
   for (Pending& one : pending) {
