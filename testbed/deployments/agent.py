@@ -44,7 +44,7 @@ from testbed.deployments.streams import Feed, open_streams
 from testbed.deployments.traffic import Traffic, TrafficWatch
 from testbed.network.build import BuiltNetwork, build_network
 from testbed.network.mininet_prompt import Prompt, commands
-from testbed.network.netlink import enter_node
+from testbed.network.netns import enter_node
 from testbed.network.reconfigure import change_network
 from testbed.network.verify import verify, verify_fastest
 from testbed.plan.model import Network

@@ -12,7 +12,7 @@ from pathlib import Path
 from testbed.measure.counters import read_counters
 from testbed.network import qdiscs
 from testbed.network.build import BuiltNetwork
-from testbed.network.netlink import inside_netns
+from testbed.network.netns import inside_netns
 from testbed.plan.model import Network
 
 RETRANSMITTED = "RetransSegs"  # of the Tcp lines of /proc/net/snmp

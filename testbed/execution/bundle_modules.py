@@ -12,6 +12,7 @@ from pathlib import Path
 
 from testbed.core import code_bundle
 from testbed.execution import inside
+from testbed.network import flow_limit, managed_queues  # noqa: F401 (imported by runs)
 from testbed.workers import containers, processes  # noqa: F401 (imported by runs)
 from testbed.workers.zygote import prepare_torch
 from testbed.workers.zygote_warm import import_torch

@@ -15,7 +15,7 @@ from testbed.measure.counters import SampledPort, read_counters, sampling
 from testbed.measure.memory_shortage import shortages
 from testbed.network import qdiscs
 from testbed.network.build import BuiltNetwork
-from testbed.network.netlink import inside_netns
+from testbed.network.netns import inside_netns
 from testbed.plan.captures import CapturePoint, capture_points
 from testbed.plan.model import HOST_INTERFACE, Network, Plan
 from testbed.runfolder.folder import RunDir

@@ -8,6 +8,7 @@ machine runs which of them.
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
 import threading
@@ -15,9 +16,8 @@ import time
 from collections import Counter
 from typing import Any, Self
 
-from pyroute2 import IPRoute
-
 from testbed.core.errors import RunError
+from testbed.network.rtnetlink import netlink
 from testbed.plan.model import GuestSite, site_device
 
 ETHER_TYPE = 0x88B5  # IEEE 802, for local experiments
@@ -160,9 +160,8 @@ class SiteControl:
 
 def _open(device: str) -> socket.socket:
     """Return a socket for messages over a device, which is set up."""
-    with IPRoute() as link:
-        (index,) = link.link_lookup(ifname=device)
-        link.link("set", index=index, state="up")
+    with netlink(os.getpid()) as link:
+        link.set_link(link.index_of(device), up=True)
     connection = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETHER_TYPE))
     connection.bind((device, ETHER_TYPE))
     connection.setblocking(False)

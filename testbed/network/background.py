@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from testbed.network.built import BuiltNetwork
-from testbed.network.netlink import inside_netns
+from testbed.network.netns import inside_netns
 from testbed.plan.model import Transfer
 from testbed.runfolder.records import TransferEnded
 

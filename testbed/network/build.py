@@ -6,20 +6,21 @@ above 1 Gbit/s), its changes to the machine's sysctls, or its machine-wide clean
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from mininet.log import setLogLevel
 from mininet.net import Mininet
-from pyroute2 import IPRoute, NetlinkError
 
 from testbed.core.errors import RunError
 from testbed.network import qdiscs
 from testbed.network.built import BuiltNetwork
 from testbed.network.configure import configure
 from testbed.network.mininet_nodes import Bridge, Interface, QuietNode, VethLink
-from testbed.network.netlink import interface_index, netlink, write_sysctls
+from testbed.network.netns import write_sysctls
+from testbed.network.rtnetlink import netlink
 from testbed.plan.model import (
     HOST_INTERFACE,
     Datacenter,
@@ -82,8 +83,8 @@ def _remove(net: Mininet) -> None:
     user's image ends with its ranks; the kernel then removes the link some time later.
     """
     for link in net.links:
-        with netlink(link.intf2.node.pid) as connection, suppress(NetlinkError):
-            connection.link("del", ifname=link.intf2.name)
+        with suppress(OSError, RunError), netlink(link.intf2.node.pid) as connection:
+            connection.remove_link(link.intf2.name)
     for node in [*net.switches, *net.hosts]:
         node.terminate()
 
@@ -173,9 +174,9 @@ def _link_outside_plant_to_guests(net: Mininet, plan: Network, site: GuestSite) 
     """Make the kernel's devices for the far ends of WAN links interfaces of the outside plant."""
     links = {link.key: link for link in plan.wan}
     plant = net[qdiscs.OUTSIDE_PLANT]
-    with IPRoute() as connection:
+    with netlink(os.getpid()) as connection:
         for crossing in site.crossings:
             far_end = "b" if crossing.ends[0] == site.number else "a"
             name = qdiscs.plant_interface(links[crossing.link].index, far_end)
-            index = interface_index(connection, site_device(crossing.device))
-            connection.link("set", index=index, ifname=name, net_ns_pid=plant.pid)
+            index = connection.index_of(site_device(crossing.device))
+            connection.move_link(index, name, plant.pid)

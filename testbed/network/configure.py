@@ -7,24 +7,15 @@ which is the node that carries all WAN links.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
-from pyroute2 import IPRoute
+from ipaddress import IPv4Network
 
 from testbed.core.errors import RunError
 from testbed.network import fabric, qdiscs
 from testbed.network.built import BuiltNetwork
-from testbed.network.flow_limit import limit_connections
-from testbed.network.netlink import (
-    bring_up,
-    interface_index,
-    neighbour,
-    netlink,
-    redirect_ingress,
-    set_route,
-    write_sysctls,
-)
+from testbed.network.netns import write_sysctls
+from testbed.network.ports import bring_up
 from testbed.network.qdiscs import OUTSIDE_PLANT, ShapedPort
-from testbed.network.routes import SingleRoute, set_routes
+from testbed.network.rtnetlink import Rtnetlink, netlink
 from testbed.plan.model import (
     HOST_INTERFACE,
     CpuTime,
@@ -45,6 +36,7 @@ NO_CPU_TIME = (
 # In bytes: the first two fields of tcp_rmem and tcp_wmem, as Linux sets them by default.
 TCP_RMEM_MIN_DEFAULT = "4096 131072"
 TCP_WMEM_MIN_DEFAULT = "4096 16384"
+EVERYWHERE = IPv4Network("0.0.0.0/0")
 
 
 def configure(network: BuiltNetwork) -> None:
@@ -119,17 +111,16 @@ def configure_host(
     """
     plan = network.plan
     with netlink(network.pid(host.node)) as connection:
-        loopback = interface_index(connection, "lo")
-        connection.link("set", index=loopback, state="up")
+        connection.set_link(connection.index_of("lo"), up=True)
 
         index = bring_up(connection, HOST_INTERFACE, plan, host.address)
         for other in segment_hosts:
             if other is not host:
-                neighbour(connection, index, other.address, other.mac)
+                connection.add_neighbour(index, other.address, other.mac)
 
         segment = plan.datacenter(host.dc).segment(host.switch)
-        neighbour(connection, index, segment.gateway, segment.gateway_mac)
-        connection.route("add", dst="default", gateway=str(segment.gateway.ip))
+        connection.add_neighbour(index, segment.gateway, segment.gateway_mac)
+        connection.set_route(EVERYWHERE, [segment.gateway.ip])
         qdiscs.shape(connection, ports)
 
     write_sysctls(network.pid(host.node), tcp_sysctls(host.tcp or plan.tcp))
@@ -194,23 +185,9 @@ def configure_router(
                 if direction.source == dc.name:
                     _configure_wan_port(connection, plan, link, direction)
 
-        _set_wan_routes(connection, network, dc, routes)
-
-
-def _set_wan_routes(
-    connection: IPRoute, network: BuiltNetwork, dc: Datacenter, routes: Sequence[Route]
-) -> None:
-    """Set the routes of the border router of `dc` to other datacenters."""
-    single: list[SingleRoute] = []
-    for route in routes:
-        subnet = network.plan.datacenter(route.destination).subnet
-        next_hops = [hop.via for hop in route.hops]
-        if len(next_hops) == 1:
-            single.append(SingleRoute(subnet, next_hops[0]))
-        else:
-            set_route(connection, subnet, next_hops)
-
-    set_routes(network.pid(dc.router), single)
+        for route in routes:
+            subnet = plan.datacenter(route.destination).subnet
+            connection.set_route(subnet, [hop.via for hop in route.hops])
 
 
 def router_sysctls(plan: Network, dc: Datacenter) -> dict[str, object]:
@@ -223,7 +200,7 @@ def router_sysctls(plan: Network, dc: Datacenter) -> dict[str, object]:
 
 
 def _configure_lan_port(
-    connection: IPRoute,
+    connection: Rtnetlink,
     plan: Network,
     dc: Datacenter,
     segment: Segment,
@@ -233,11 +210,11 @@ def _configure_lan_port(
     interface = qdiscs.lan_interface(dc.router)
     index = bring_up(connection, interface, plan, segment.gateway)
     for host in segment_hosts:
-        neighbour(connection, index, host.address, host.mac)
+        connection.add_neighbour(index, host.address, host.mac)
 
 
 def _configure_wan_port(
-    connection: IPRoute, plan: Network, link: WanLink, direction: Direction
+    connection: Rtnetlink, plan: Network, link: WanLink, direction: Direction
 ) -> None:
     """Configure the border router's port that sends into `direction` of a WAN link."""
     router = plan.router(direction.source)
@@ -245,7 +222,7 @@ def _configure_wan_port(
     index = bring_up(connection, interface, plan, direction.address)
 
     opposite = link.opposite(direction)
-    neighbour(connection, index, opposite.address, opposite.mac)
+    connection.add_neighbour(index, opposite.address, opposite.mac)
 
 
 def configure_switch(
@@ -262,11 +239,12 @@ def configure_switch(
     mtu = network.plan.mtu
     with netlink(network.pid(segment.switch)) as connection:
         for name in switch.nameToIntf:
-            index = interface_index(connection, name)
-            connection.link("set", index=index, mtu=mtu)
+            connection.set_link(connection.index_of(name), mtu=mtu)
 
         for host in segment_hosts:
             if host.flow_rate_bps is not None:
+                from testbed.network.flow_limit import limit_connections  # noqa: PLC0415 (pyroute2)
+
                 port = qdiscs.switch_interface(host)
                 limit_connections(connection, host, port, mtu)
 
@@ -279,11 +257,11 @@ def configure_outside_plant(network: BuiltNetwork, ports: Sequence[ShapedPort]) 
         qdiscs.shape(connection, ports)
 
 
-def _cross_connect(connection: IPRoute, plan: Network, link: WanLink) -> None:
+def _cross_connect(connection: Rtnetlink, plan: Network, link: WanLink) -> None:
     """Redirect frames that enter the outside plant at one end of `link` to the other end."""
-    ends = [
-        interface_index(connection, qdiscs.plant_interface(link.index, end)) for end in ("a", "b")
-    ]
+    ends: list[int] = []
+    for end in ("a", "b"):
+        ends.append(connection.index_of(qdiscs.plant_interface(link.index, end)))
     for index, far_index in (ends, ends[::-1]):
-        connection.link("set", index=index, mtu=plan.mtu, state="up")
-        redirect_ingress(connection, index, far_index)
+        connection.set_link(index, mtu=plan.mtu, up=True)
+        connection.redirect_ingress(index, far_index)

@@ -9,14 +9,9 @@ from collections.abc import Mapping, Sequence
 
 from testbed.network.built import BuiltNetwork
 from testbed.network.mininet_nodes import BRIDGE
-from testbed.network.netlink import (
-    bring_up,
-    interface_index,
-    neighbour,
-    netlink,
-    set_route,
-    write_sysctls,
-)
+from testbed.network.netns import write_sysctls
+from testbed.network.ports import bring_up
+from testbed.network.rtnetlink import netlink
 from testbed.plan.model import Datacenter, FabricEnd, FabricRoute, Host, LeafSpine, Segment
 
 Cables = list[tuple[FabricEnd, FabricEnd]]  # the near and the far end of each cable of a node
@@ -60,12 +55,12 @@ def _configure_bridge(network: BuiltNetwork, leaf: Segment, hosts: Sequence[Host
     """Make a leaf's bridge the gateway of the leaf's hosts."""
     pid = network.pid(leaf.switch)
     with netlink(pid) as connection:
-        bridge = interface_index(connection, BRIDGE)
-        connection.link("set", index=bridge, address=leaf.gateway_mac)
+        bridge = connection.index_of(BRIDGE)
+        connection.set_link(bridge, mac=leaf.gateway_mac)
         bring_up(connection, BRIDGE, network.plan, leaf.gateway)
 
         for host in hosts:
-            neighbour(connection, bridge, host.address, host.mac)
+            connection.add_neighbour(bridge, host.address, host.mac)
 
 
 def _configure_cables(
@@ -76,10 +71,10 @@ def _configure_cables(
     with netlink(network.pid(node)) as connection:
         for near_end, far_end in cables:
             index = bring_up(connection, near_end.interface, plan, near_end.address)
-            neighbour(connection, index, far_end.address, far_end.mac)
+            connection.add_neighbour(index, far_end.address, far_end.mac)
 
         for route in routes:
-            set_route(connection, route.destination, route.via)
+            connection.set_route(route.destination, route.via)
 
 
 def _cables_by_node(fabric: LeafSpine) -> dict[str, Cables]:

@@ -18,13 +18,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyroute2 import IPRoute
 from pyroute2.netlink import nla
 from pyroute2.netlink.rtnl import TC_H_ROOT
 
 from testbed.core.compat.pyroute2_plugins import register_plugins
 from testbed.core.errors import RunError
-from testbed.network.netlink import interface_index, redirect_ingress
+from testbed.network.rtnetlink import Rtnetlink
 from testbed.plan.model import Host
 
 ROOT_HANDLE = 0x10000
@@ -39,11 +38,11 @@ def limiter_interface(host: Host) -> str:
     return f"{host.node}-fr"
 
 
-def limit_connections(connection: IPRoute, host: Host, port: str, mtu: int) -> None:
+def limit_connections(connection: Rtnetlink, host: Host, port: str, mtu: int) -> None:
     """Limit each connection that a host sends to the host's `flow_rate_bps`.
 
     Args:
-        connection: netlink connection to the namespace of the host's switch.
+        connection: connection to the namespace of the host's switch.
         host: a host with a limit.
         port: the switch's port to the host.
         mtu: largest IP packet.
@@ -53,9 +52,10 @@ def limit_connections(connection: IPRoute, host: Host, port: str, mtu: int) -> N
     """
     assert host.flow_rate_bps is not None
     name = limiter_interface(host)
-    connection.link("add", ifname=name, kind="ifb")
-    index = interface_index(connection, name)
-    connection.link("set", index=index, mtu=mtu, state="up")
+    connection.add_ifb(name)
+    connection.send()
+    index = connection.index_of(name)
+    connection.set_link(index, mtu=mtu, up=True)
 
     wanted = {
         "flow_max_rate": max(1, round(host.flow_rate_bps / BYTE_BITS)),
@@ -63,16 +63,16 @@ def limit_connections(connection: IPRoute, host: Host, port: str, mtu: int) -> N
         "flow_plimit": QUEUE_PACKETS,
         "orphan_mask": SEVERAL_CONNECTIONS,
     }
-    connection.tc("add", kind="fq", index=index, handle=ROOT_HANDLE, values=wanted)
-    redirect_ingress(connection, interface_index(connection, port), index, copy=True)
+    connection.pyroute2().tc("add", kind="fq", index=index, handle=ROOT_HANDLE, values=wanted)
+    connection.redirect_ingress(connection.index_of(port), index, copy=True)
 
     kept = _read(connection, index)
     if kept != wanted:
         raise RunError(f"the kernel keeps the limit of {host.name}'s connections as {kept}")
 
 
-def _read(connection: IPRoute, index: int) -> dict[str, Any]:
-    for qdisc in connection.get_qdiscs(index=index):
+def _read(connection: Rtnetlink, index: int) -> dict[str, Any]:
+    for qdisc in connection.pyroute2().get_qdiscs(index=index):
         if qdisc.get_attr("TCA_KIND") == "fq":
             options = qdisc.get_attr("TCA_OPTIONS")
             return {name: options.get_attr(_attribute(name)) for name in FIELDS}

@@ -15,7 +15,7 @@ from mininet.node import Node, Switch
 from testbed.core.compat.mininet_shell import start_attached_shell
 from testbed.network import qdiscs
 from testbed.network.namespace import NamespaceProcess
-from testbed.network.netlink import interface_index, netlink
+from testbed.network.rtnetlink import netlink
 
 BRIDGE = "br0"
 
@@ -69,14 +69,13 @@ class Bridge(QuietNode, Switch):
         """Add interfaces towards hosts and the border router to the bridge; cables are routed."""
         del controllers
         with netlink(self.pid) as connection:
-            bridge_options = {"br_stp_state": 0, "br_mcast_snooping": 0}
-            connection.link("add", ifname=BRIDGE, kind="bridge", **bridge_options)
-            bridge = interface_index(connection, BRIDGE)
-            connection.link("set", index=bridge, state="up")
+            connection.add_bridge(BRIDGE)
+            connection.send()
+            bridge = connection.index_of(BRIDGE)
+            connection.set_link(bridge, up=True)
             for name in self.nameToIntf:
                 if qdiscs.is_bridged(name):
-                    index = interface_index(connection, name)
-                    connection.link("set", index=index, master=bridge, state="up")
+                    connection.set_link(connection.index_of(name), bridge=bridge, up=True)
 
 
 class Interface(Intf):
@@ -101,13 +100,5 @@ class VethLink(Link):
         node2: Any = None,
         deleteIntfs: bool = True,
     ) -> None:
-        near: dict[str, Any] = {}
-        if addr1:
-            near["address"] = addr1
-
-        peer: dict[str, Any] = {"ifname": intfname2, "net_ns_pid": node2.pid}
-        if addr2:
-            peer["address"] = addr2
-
         with netlink(node1.pid) as connection:
-            connection.link("add", ifname=intfname1, kind="veth", peer=peer, **near)
+            connection.add_veth(intfname1, addr1, intfname2, addr2, node2.pid)

@@ -7,11 +7,10 @@ import struct
 import time
 from dataclasses import dataclass
 
-from pyroute2.netlink.rtnl import TC_H_ROOT
-
 from testbed.network.built import BuiltNetwork
-from testbed.network.netlink import inside_netns, interface_index, netlink
+from testbed.network.netns import inside_netns
 from testbed.network.qdiscs import wan_interface
+from testbed.network.rtnetlink import TC_H_ROOT, netlink
 from testbed.network.timers import exact_timers
 from testbed.plan.model import Direction, Network, WanLink
 
@@ -187,8 +186,8 @@ def _dropped_skbs(pid: int, interface: str) -> int:
         interface: name of the interface.
     """
     with netlink(pid) as connection:
-        index = interface_index(connection, interface)
-        for qdisc in connection.get_qdiscs(index=index):
+        index = connection.index_of(interface)
+        for qdisc in connection.pyroute2().get_qdiscs(index=index):
             if qdisc["parent"] == TC_H_ROOT:
                 queue = qdisc.get_attr("TCA_STATS2").get_attr("TCA_STATS_QUEUE")
                 return int(queue["drops"])

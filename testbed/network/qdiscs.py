@@ -29,16 +29,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from pyroute2 import IPRoute
 
 from testbed.core.errors import RunError
-from testbed.network import aqm
+from testbed.network import aqm, netem
 from testbed.network.aqm import ManagedQueue
-from testbed.network.netlink import interface_index, probability_u32
+from testbed.network.netem import Netem, probability_u32
+from testbed.network.rtnetlink import Rtnetlink
 from testbed.plan.model import (
     HOST_INTERFACE,
     Bottleneck,
@@ -65,25 +63,6 @@ TABLE_UNIT = 8192  # NETEM_DIST_SCALE
 IN_ORDER_RATE = 50 * 10**12
 DISTRIBUTIONS = (Path("/usr/lib/tc"), Path("/usr/lib/x86_64-linux-gnu/tc"), Path("/usr/share/tc"))
 CERTAIN = probability_u32(1)
-
-
-@dataclass(frozen=True)
-class Netem:
-    """Parameters of one netem qdisc as the kernel keeps them.
-
-    The fields have the names and units of `testbed.network.netlink.NetemPlugin`.
-    """
-
-    limit: int
-    rate_bytes: int = 0
-    latency: int = 0
-    jitter: int = 0
-    loss: int = 0
-    gilbert_elliott: tuple[int, int, int, int] | None = None
-    duplicate: int = 0
-    corrupt: int = 0
-    seed: int | None = None
-    distribution: tuple[int, ...] | None = None  # the kernel does not report its table
 
 
 @dataclass(frozen=True)
@@ -400,11 +379,11 @@ def loses(port: ShapedPort) -> bool:
     return bool(qdisc.loss or qdisc.gilbert_elliott or qdisc.corrupt)
 
 
-def shape(connection: IPRoute, node_ports: Sequence[ShapedPort]) -> None:
+def shape(connection: Rtnetlink, node_ports: Sequence[ShapedPort]) -> None:
     """Install the qdiscs of a node's ports and compare the kernel's values with the plan's.
 
     Args:
-        connection: netlink connection to the node's namespace.
+        connection: connection to the node's namespace.
         node_ports: shaped ports of the node.
 
     Raises:
@@ -412,111 +391,65 @@ def shape(connection: IPRoute, node_ports: Sequence[ShapedPort]) -> None:
     """
     for port in node_ports:
         apply(connection, port)
-    for port in node_ports:
-        read_back(connection, port)
+    read_back(connection, node_ports)
 
 
-def apply(connection: IPRoute, port: ShapedPort) -> None:
+def apply(connection: Rtnetlink, port: ShapedPort) -> None:
     """Install or change the qdisc of `port`; queued packets stay when the qdisc's values change."""
-    index = interface_index(connection, port.interface)
-    qdisc = port.qdisc
-    if isinstance(qdisc, ManagedQueue):
-        aqm.apply(connection, index, qdisc)
-        return
+    index = connection.index_of(port.interface)
+    if isinstance(port.qdisc, ManagedQueue):
+        from testbed.network import managed_queues  # noqa: PLC0415 (pyroute2)
 
-    values: dict[str, Any] = {field.name: getattr(qdisc, field.name) for field in fields(Netem)}
-    connection.tc("replace", kind="netem", index=index, handle=ROOT_HANDLE, **values)
+        managed_queues.apply(connection.pyroute2(), index, port.qdisc)
+    else:
+        connection.set_qdisc(index, ROOT_HANDLE, netem.KIND, netem.encode_options(port.qdisc))
 
 
-def read_back(connection: IPRoute, port: ShapedPort) -> None:
-    """Compare the kernel's qdisc with the plan's.
+def read_back(connection: Rtnetlink, node_ports: Sequence[ShapedPort]) -> None:
+    """Compare the kernel's qdiscs with the plan's.
 
     Raises:
-        RunError: the two qdiscs differ, or the port has no qdisc.
+        RunError: two qdiscs differ, or a port has no qdisc.
     """
-    index = interface_index(connection, port.interface)
-    if isinstance(port.qdisc, ManagedQueue):
-        _read_managed_queue_back(connection, index, port, port.qdisc)
-    else:
-        _read_netem_back(connection, index, port, port.qdisc)
+    options: dict[int, bytes] = {}  # of netems, by interface
+    for qdisc in connection.qdiscs():
+        if qdisc.kind == netem.KIND:
+            options[qdisc.interface] = qdisc.options
+
+    for port in node_ports:
+        index = connection.index_of(port.interface)
+        if isinstance(port.qdisc, ManagedQueue):
+            _check_managed_queue(connection, index, port, port.qdisc)
+        else:
+            _check_netem(options.get(index), port, port.qdisc)
 
 
-def _read_managed_queue_back(
-    connection: IPRoute, index: int, port: ShapedPort, wanted_queue: ManagedQueue
+def _check_managed_queue(
+    connection: Rtnetlink, index: int, port: ShapedPort, wanted_queue: ManagedQueue
 ) -> None:
+    from testbed.network import managed_queues  # noqa: PLC0415 (pyroute2)
+
     wanted = aqm.expected(wanted_queue)
-    kept = aqm.read(connection, index)
+    kept = managed_queues.read(connection.pyroute2(), index)
     if kept != wanted:
         raise RunError(
             f"{port.node}: the kernel keeps the queue of {port.interface} as {kept}, not {wanted}"
         )
 
 
-def _read_netem_back(
-    connection: IPRoute, index: int, port: ShapedPort, wanted_netem: Netem
-) -> None:
-    options = _netem_options(connection, index)
+def _check_netem(options: bytes | None, port: ShapedPort, wanted_netem: Netem) -> None:
+    """Compare the encoded options of a netem with the plan's; None: there is no netem."""
     if options is None:
         text = f"{port.node}: {port.interface} has no netem qdisc although it was installed"
         raise RunError(text)
 
-    for name, kept in _netem_parameters(options).items():
+    for name, kept in netem.decode_options(options).items():
         wanted = getattr(wanted_netem, name)
         if name == "seed" and (wanted is None or kept is None):
             continue  # netem has seeds since Linux 6.6
         if kept != wanted:
             text = f"the kernel keeps netem {name} of {port.interface} as {kept}, not {wanted}"
             raise RunError(f"{port.node}: {text}")
-
-
-def _netem_options(connection: IPRoute, index: int) -> Any:
-    """Return netem's options for interface `index`; None without netem."""
-    for qdisc in connection.get_qdiscs(index=index):
-        if qdisc.get_attr("TCA_KIND") == "netem":
-            return qdisc.get_attr("TCA_OPTIONS")
-    return None
-
-
-def _netem_parameters(options: Any) -> dict[str, Any]:
-    """Return the values of `Netem`'s fields from netem's options, except the distribution."""
-    return {
-        "limit": options["limit"],
-        "rate_bytes": _netem_rate(options),
-        "latency": options.get_attr("TCA_NETEM_LATENCY64"),
-        "jitter": options.get_attr("TCA_NETEM_JITTER64"),
-        "loss": options["loss"],
-        "gilbert_elliott": _netem_chain(options),
-        "duplicate": options["duplicate"],
-        "corrupt": _netem_corruption(options),
-        "seed": options.get_attr("TCA_NETEM_PRNG_SEED"),
-    }
-
-
-def _netem_rate(options: Any) -> Any:
-    large_rate = options.get_attr("TCA_NETEM_RATE64")
-    if large_rate:
-        return large_rate
-    rate = options.get_attr("TCA_NETEM_RATE")
-    if rate:
-        return rate["rate"]
-    return 0
-
-
-def _netem_chain(options: Any) -> tuple[Any, ...] | None:
-    model = options.get_attr("TCA_NETEM_LOSS")
-    if not model:
-        return None
-    chain = model.get_attr("NETEM_LOSS_GE")
-    if not chain:
-        return None
-    return chain["p"], chain["r"], chain["h"], chain["k1"]
-
-
-def _netem_corruption(options: Any) -> Any:
-    corrupt = options.get_attr("TCA_NETEM_CORRUPT")
-    if not corrupt:
-        return 0
-    return corrupt["prob_corrupt"]
 
 
 @dataclass(frozen=True)

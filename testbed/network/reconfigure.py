@@ -17,8 +17,9 @@ from testbed.core.errors import RunError
 from testbed.network import qdiscs
 from testbed.network.aqm import ManagedQueue
 from testbed.network.built import BuiltNetwork
-from testbed.network.netlink import netlink, set_route
-from testbed.network.qdiscs import Netem, ShapedPort
+from testbed.network.netem import Netem
+from testbed.network.qdiscs import ShapedPort
+from testbed.network.rtnetlink import netlink
 from testbed.network.timers import exact_timers
 from testbed.plan.model import Network
 
@@ -72,8 +73,7 @@ def _change_ports(network: BuiltNetwork, node: str, changes: Sequence[PortChange
             transition = _transition(change.old.qdisc, change.new.qdisc)
             qdiscs.apply(connection, replace(change.new, qdisc=transition))
 
-        for change in changes:
-            qdiscs.read_back(connection, change.new)
+        qdiscs.read_back(connection, [change.new for change in changes])
 
 
 def _transition(old: Netem | ManagedQueue, new: Netem | ManagedQueue) -> Netem | ManagedQueue:
@@ -97,7 +97,7 @@ def _change_routes(network: BuiltNetwork, wanted: Network) -> None:
         subnet = wanted.datacenter(route.destination).subnet
         next_hops = [hop.via for hop in route.hops]
         with netlink(network.pid(router)) as connection:
-            set_route(connection, subnet, next_hops)
+            connection.set_route(subnet, next_hops)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 
 from testbed.network import probe
 from testbed.network.built import BuiltNetwork
-from testbed.network.netlink import inside_netns
+from testbed.network.netns import inside_netns
 from testbed.plan.model import Bottleneck, Direction, Fibre, Host, Loss, Network, WanLink
 from testbed.runfolder.records import RoundTripRow
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from testbed.measure.counters import read_counters
 from testbed.network.build import BuiltNetwork, build_network
-from testbed.network.netlink import inside_netns
+from testbed.network.netns import inside_netns
 from testbed.network.reconfigure import change_network
 from testbed.network.verify import measure_rtt_ns, verify
 from testbed.plan.model import Host, Network

@@ -18,8 +18,9 @@ from testbed.core.errors import RunError
 from testbed.measure.counters import read_counters
 from testbed.network import qdiscs
 from testbed.network.build import BuiltNetwork, build_network
-from testbed.network.netlink import inside_netns, netlink
+from testbed.network.netns import inside_netns
 from testbed.network.qdiscs import ShapedPort
+from testbed.network.rtnetlink import netlink
 from testbed.network.verify import measure_rtt_ns, verify_round_trips
 from testbed.plan.model import Host, Plan
 
@@ -132,7 +133,7 @@ class Bench:
         port = self.port_of(node, interface)
         with netlink(self.network.pid(node)) as connection:
             qdiscs.apply(connection, port)
-            qdiscs.read_back(connection, port)
+            qdiscs.read_back(connection, [port])
 
     def tampered(self, node: str, interface: str, *netem: str) -> str:
         """What `read_back` says after tc has changed the port."""
@@ -140,7 +141,7 @@ class Bench:
         port = self.port_of(node, interface)
         with netlink(self.network.pid(node)) as connection:
             try:
-                qdiscs.read_back(connection, port)
+                qdiscs.read_back(connection, [port])
             except RunError as error:
                 return str(error)
         return ""

@@ -10,7 +10,7 @@ import pytest
 
 from testbed.network import qdiscs
 from testbed.network.aqm import Fifo, FqCodel, ManagedQueue, Red, fq_codel, red
-from testbed.network.qdiscs import Netem
+from testbed.network.netem import Netem
 from testbed.plan.model import Network
 from testbed.plan.resolve import resolve_network
 from testbed.spec.topology import Topology
