@@ -99,6 +99,16 @@ def test_values_and_their_sum(dtype: torch.dtype, ranks: int) -> None:
     assert values.differing_from_sum(total, offset) == 1
 
 
+def test_values_of_many_ranks_share_memory() -> None:
+    """The values of 256 ranks, of which an all-gather checks all, are parts of one table."""
+    values = Values(256, torch.float32)
+    tables = {values._of_rank(rank).untyped_storage().data_ptr() for rank in range(256)}
+    assert len(tables) == 1
+    buffer = torch.empty(PERIOD + 1)
+    values.fill(buffer, 255, offset=7)
+    assert buffer[0] == values._of_rank(255)[7] == values._of_rank(0)[(7 + 255 * 4099) % PERIOD]
+
+
 def test_values_show_exchanged_parts_and_ranks() -> None:
     """At another place, or of another rank, most elements differ."""
     values = Values(8, torch.float32)

@@ -27,9 +27,17 @@ _libc.memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 
 
 @functools.cache
-def _table(largest: int) -> torch.Tensor:
+def _table_twice(largest: int) -> torch.Tensor:
+    """Return the table, and the table again: each rank's values are a part of it."""
     generator = torch.Generator().manual_seed(1)
-    return torch.randint(0, largest + 1, (PERIOD,), generator=generator, dtype=torch.int32)
+    table = torch.randint(0, largest + 1, (PERIOD,), generator=generator, dtype=torch.int32)
+    return torch.cat([table, table])
+
+
+def _of_rank(table_twice: torch.Tensor, rank: int) -> torch.Tensor:
+    """Return the period of a rank's values, a view."""
+    begin = SHIFT * rank % PERIOD
+    return table_twice[begin : begin + PERIOD]
 
 
 class Values:
@@ -44,7 +52,7 @@ class Values:
         largest_exact_sum = EXACT.get(dtype, EXACT_OTHERS)
         largest = min(LARGEST, largest_exact_sum // ranks)
         self._largest = max(1, largest)
-        self._of_rank = functools.cache(self._rank_period)
+        self._values_twice = functools.cache(self._typed_table)
         self._sum = functools.cache(self._sum_period)
 
     def fill(self, tensor: torch.Tensor, rank: int, offset: int = 0) -> None:
@@ -81,18 +89,18 @@ class Values:
         """
         return _count(tensor, self._sum(), offset)
 
-    def _rank_period(self, rank: int) -> torch.Tensor:
-        return self._integers(rank).to(self._dtype)
+    def _of_rank(self, rank: int) -> torch.Tensor:
+        return _of_rank(self._values_twice(), rank)
+
+    def _typed_table(self) -> torch.Tensor:
+        return _table_twice(self._largest).to(self._dtype)
 
     def _sum_period(self) -> torch.Tensor:
         total = torch.zeros(PERIOD, dtype=torch.int32)
         for rank in range(self._ranks):
-            total += self._integers(rank)
+            total += _of_rank(_table_twice(self._largest), rank)
 
         return total.to(self._dtype)
-
-    def _integers(self, rank: int) -> torch.Tensor:
-        return _table(self._largest).roll(-SHIFT * rank)
 
 
 class NoValues:
