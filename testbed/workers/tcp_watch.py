@@ -22,6 +22,8 @@ INFINITE_THRESHOLD = 0x7FFFFFFF  # of slow start: no loss and no pause yet (net/
 UNKNOWN_RTT = 0xFFFFFFFF
 # struct tcp_info of linux/tcp.h, up to tcpi_bytes_retrans
 INFO = struct.Struct("=B7x24I4Q6I4Q2I2Q")
+# tcpi_total_retrans, tcpi_notsent_bytes, tcpi_bytes_sent with tcpi_bytes_retrans
+SENDING = (slice(100, 104), slice(144, 148), slice(200, 216))
 ADDRESS_BYTES = 28  # struct sockaddr_in6
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -50,7 +52,7 @@ class Connection:
     buffer_us: int
 
 
-Snapshot = dict[int, Connection]
+Snapshot = dict[int, bytes]  # struct tcp_info by file descriptor
 
 
 class TcpWatch:
@@ -96,10 +98,10 @@ class TcpWatch:
         retransmissions = 0
         for descriptor, state in self._states():
             earlier = before.get(descriptor)
-            if earlier is None:
+            if earlier is None or not _has_sent(earlier, state):
                 continue
 
-            use = _use(self._peers[descriptor], earlier, state)
+            use = _use(self._peers[descriptor], _connection(earlier), _connection(state))
             retransmissions += use.retransmissions
             if use.bytes > 0 and (most is None or _round_trips_us(use) > _round_trips_us(most)):
                 most = use
@@ -109,9 +111,10 @@ class TcpWatch:
 
         return most.model_copy(update={"retransmissions": retransmissions})
 
-    def _states(self) -> Iterator[tuple[int, Connection]]:
+    def _states(self) -> Iterator[tuple[int, bytes]]:
+        reader = _InfoReader()
         for descriptor in self._sockets:
-            state = _state(descriptor)
+            state = reader.read(descriptor)
             if state is not None:
                 yield descriptor, state
 
@@ -142,18 +145,36 @@ def _round_trips_us(use: TcpUse) -> float:
     return use.rtt_us * math.log2(1 + segments / window)
 
 
-def _state(descriptor: int) -> Connection | None:
-    """Return the state of an established TCP connection; None for anything else."""
-    buffer = ctypes.create_string_buffer(INFO.size)
-    length = ctypes.c_uint32(INFO.size)
-    arguments = (descriptor, socket.IPPROTO_TCP, socket.TCP_INFO, buffer, ctypes.byref(length))
-    if _libc.getsockopt(*arguments) != 0 or length.value < INFO.size:
-        return None
+def _has_sent(before: bytes, after: bytes) -> bool:
+    """Return whether a connection has sent something, again or for the first time."""
+    return any(before[place] != after[place] for place in SENDING)
 
-    values = INFO.unpack(buffer.raw)
-    if values[0] != ESTABLISHED:
-        return None
 
+class _InfoReader:
+    """Reader of struct tcp_info; each thread needs a separate one.
+
+    Each rank reads the structure of its connections to all other ranks twice in each operation.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = ctypes.create_string_buffer(INFO.size)
+        self._length = ctypes.c_uint32()
+        self._places = (self._buffer, ctypes.byref(self._length))
+
+    def read(self, descriptor: int) -> bytes | None:
+        """Return the structure of an established TCP connection; None for anything else."""
+        self._length.value = INFO.size
+        status = _libc.getsockopt(descriptor, socket.IPPROTO_TCP, socket.TCP_INFO, *self._places)
+        if status != 0 or self._length.value < INFO.size:
+            return None
+
+        state = self._buffer.raw
+        return state if state[0] == ESTABLISHED else None
+
+
+def _connection(state: bytes) -> Connection:
+    """Return what struct tcp_info says."""
+    values = INFO.unpack(state)
     words, more = values[1:25], values[29:]
     least_rtt_us = more[3]
     threshold = words[17]
@@ -174,7 +195,7 @@ def _state(descriptor: int) -> Connection | None:
 
 def _peer(descriptor: int) -> str | None:
     """Return the IPv4 address at the other end of a TCP connection to another host, or None."""
-    if _state(descriptor) is None:
+    if _InfoReader().read(descriptor) is None:
         return None
 
     buffer = ctypes.create_string_buffer(ADDRESS_BYTES)
