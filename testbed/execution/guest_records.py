@@ -7,6 +7,7 @@ records move into the files of the run folder; at the end, the other files do.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -65,6 +66,7 @@ class GuestRecords:
         self._run = run
         self.guests: list[RunDir] = []
         self._followed: dict[Path, FollowedFile] = {}
+        self._sizes: dict[str, int] = {}  # bytes of the files when they were last read
         for site in plan.sites:
             self.guests.append(new_guest_folder(run, plan, site))
 
@@ -76,7 +78,7 @@ class GuestRecords:
         """
         self._forward_wish()
         for number, guest in enumerate(self.guests):
-            for path in sorted(guest.raw.glob("*.jsonl")):
+            for path in self._grown(guest.raw):
                 self._collect(number, path)
 
     def end(self) -> None:
@@ -107,6 +109,20 @@ class GuestRecords:
             guest.stacks_wanted.unlink(missing_ok=True)
         # What cannot be removed is made harmless with the rest of the run folder.
         shutil.rmtree(self._run.guests, ignore_errors=True)
+
+    def _grown(self, raw: Path) -> list[Path]:
+        """Return the files of records that have grown since the last call, in order.
+
+        With hundreds of ranks this looks at hundreds of files, many times in a second.
+        """
+        grown: list[str] = []
+        with os.scandir(raw) as entries:
+            for entry in entries:
+                size = entry.stat(follow_symlinks=False).st_size
+                if self._sizes.get(entry.path) != size:
+                    self._sizes[entry.path] = size
+                    grown.append(entry.path)
+        return [Path(path) for path in sorted(grown) if path.endswith(".jsonl")]
 
     def _forward_wish(self) -> None:
         """Let every guest write the stacks of its ranks, if they are wanted."""
