@@ -193,8 +193,6 @@ class _Job:
         self.plan = self.plan.model_copy(update={"versions": versions(kernel)})
         self.run.write_plan(self.plan)
         self.run.make_jobs(self.plan)
-        if self._resident_guest is None:  # else the imports are warm
-            _warm_up_reporting(self.plan)
         exit_status = self._follow(backend)
         _check_end(self.run, backend, exit_status)
 
@@ -203,6 +201,8 @@ class _Job:
         plan, run, progress = self.plan, self.run, self.progress
         with backend.start(plan, run, progress) as running:
             self.has_started = True
+            if self._resident_guest is None:  # else the imports are warm
+                _warm_up_reporting(plan)
             of_script = plan.workers.workload == "script"
             limits = self._limits.for_plan(plan)
             rank_0, _number = run.of_rank(plan, 0)
