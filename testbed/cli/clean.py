@@ -26,6 +26,7 @@ from testbed.sweep.folder import SweepDir
 
 FOREIGN_AGE_DAYS = 30  # longer than any run
 DAY_S = 24 * 3600
+MODULES, GPU_LIBRARIES = "modules", "GPU libraries"  # kinds for people
 
 
 class What(StrEnum):
@@ -77,8 +78,9 @@ def clean(
 ) -> None:
     """Remove run folders, caches and guest kernels, except those that a live process uses.
 
-    runs: the folders of runs and sweeps in results/. caches: imported modules of guests, and the
-    downloaded source of Linux; the next run makes the modules again in seconds. kernels: guest
+    runs: the folders of runs and sweeps in results/. caches: imported modules of guests, libraries
+    of modelled GPUs, the bridge between machines, and the downloaded source of Linux; the next run
+    makes what it needs again, in seconds or, for modelled GPUs, in a minute or two. kernels: guest
     kernels; the next run builds one again in minutes.
 
     Machines that share a cache leave notes about their runs in it. Notes of a machine that does not
@@ -142,7 +144,11 @@ def _found(what: Sequence[What], results: Path) -> Iterator[tuple[str, Path]]:
     if What.CACHES in what:
         for path in _children(cache / "modules"):
             if not is_seal(path):
-                yield "modules", path
+                yield MODULES, path
+        for path in sorted(cache.glob("gpu/*/")):
+            yield GPU_LIBRARIES, path
+        for path in sorted(cache.glob("bridge/*.so")):
+            yield "bridge", path
         for path in sorted(cache.glob("linux-*.tar.*")):
             if not is_seal(path):
                 yield "Linux source", path
@@ -153,8 +159,8 @@ def _found(what: Sequence[What], results: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _is_in_use(kind: str, path: Path, in_use: PathsInUse) -> bool:
-    # A guest reads its modules when it starts a rank, and holds no file open in between.
-    if kind == "modules" and in_use.holds_any_run():
+    # A guest reads these files when it starts a rank, and holds none open in between.
+    if kind in (MODULES, GPU_LIBRARIES) and in_use.holds_any_run():
         return True
     return in_use.holds(path)
 

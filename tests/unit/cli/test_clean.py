@@ -35,6 +35,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (results / "sweep" / "lock", 0),
         (results / "mine" / "notes.txt", 10),
         (cache / "modules" / "bundle", 3 * MIB),
+        (cache / "gpu" / "lock", 0),
+        (cache / "gpu" / "libraries" / "device.so", MIB),
+        (cache / "bridge" / "lock", 0),
+        (cache / "bridge" / "bridge.so", MIB),
         (cache / "linux-6.12.tar.xz", MIB),
         (cache / "kernel" / "abc" / "linux", 4 * MIB),
     ):
@@ -45,7 +49,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def names(home: Path) -> set[str]:
     found = [*(home / "results").iterdir(), *(home / "cache" / "kernel").iterdir()]
-    found += [*(home / "cache").glob("linux*"), *(home / "cache" / "modules").iterdir()]
+    cache = home / "cache"
+    for pattern in ("linux*", "modules/*", "gpu/*/", "bridge/*.so"):
+        found += cache.glob(pattern)
     return {path.name for path in found}
 
 
@@ -55,7 +61,8 @@ def run(*words: str) -> str:
     return shown.output
 
 
-EVERYTHING = {"run", "sweep", "mine", "bundle", "linux-6.12.tar.xz", "abc"}
+CACHES = {"bundle", "libraries", "bridge.so", "linux-6.12.tar.xz"}
+EVERYTHING = {"run", "sweep", "mine", "abc", *CACHES}
 
 
 def test_dry_run_removes_nothing(home: Path) -> None:
@@ -64,15 +71,15 @@ def test_dry_run_removes_nothing(home: Path) -> None:
     for name in EVERYTHING - {"mine"}:
         assert name in text
     assert "mine" not in text
-    assert "5 can be removed: 11 MiB" in text
+    assert "7 can be removed: 13 MiB" in text
 
 
 @pytest.mark.parametrize(
     ("words", "left"),
     [
-        (("runs",), {"mine", "bundle", "linux-6.12.tar.xz", "abc"}),
+        (("runs",), {"mine", "abc", *CACHES}),
         (("caches",), {"run", "sweep", "mine", "abc"}),
-        (("kernels",), {"run", "sweep", "mine", "bundle", "linux-6.12.tar.xz"}),
+        (("kernels",), {"run", "sweep", "mine", *CACHES}),
         (("caches", "kernels"), {"run", "sweep", "mine"}),
         ((), {"mine"}),
     ],
@@ -85,8 +92,8 @@ def test_kinds(home: Path, words: tuple[str, ...], left: set[str]) -> None:
 def test_a_live_run_keeps_its_folder_and_the_modules(home: Path) -> None:
     with note(Kind.RUN, home / "results" / "run"):
         text = run("--yes")
-    assert names(home) == {"run", "mine", "bundle"}
-    assert text.count("in use, stays") == 2
+    assert names(home) == {"run", "mine", "bundle", "libraries"}
+    assert text.count("in use, stays") == 3
 
 
 def test_a_sweep_that_is_locked_by_a_process_stays(home: Path) -> None:
