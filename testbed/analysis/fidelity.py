@@ -35,15 +35,14 @@ from testbed.runfolder.folder import RunDir
 from testbed.runfolder.problems import Problem, ProblemCode
 from testbed.runfolder.records import (
     ClockHealth,
-    GuestWork,
     RoundTripRow,
-    read,
     read_clock_health,
     read_memory_shortage,
 )
 from testbed.runfolder.status import Status
 from testbed.runfolder.summary import (
     CollectiveRow,
+    GuestRow,
     RateRow,
     Summary,
     TrainingSummary,
@@ -111,7 +110,7 @@ def judge(plan: Plan, run: RunDir, summary: Summary, status: Status) -> list[Pro
     """
     problems: list[Problem] = []
     problems += _of_memory(run, plan)
-    problems += _of_guests(run)
+    problems += _of_guests(summary.guests)
     if status.state == "completed" and plan.network.changes and run.began_ns() is None:
         problems.append(_problem(ProblemCode.EVENTS_NOT_HAPPENED, NO_EVENTS))
 
@@ -133,10 +132,8 @@ def _problem(code: ProblemCode, message: str) -> Problem:
     return Problem(code=code, message=message)
 
 
-def _of_guests(run: RunDir) -> Iterator[Problem]:
-    works: list[GuestWork]
-    works, _problems = read(run.guest_work, GuestWork)
-    hasty = sum(work.hasty for work in works)
+def _of_guests(rows: list[GuestRow]) -> Iterator[Problem]:
+    hasty = sum(row.hasty for row in rows)
     if hasty:
         message = (
             f"{hasty} packets between guests took less time than the least delay of their link; "

@@ -221,6 +221,7 @@ def _guests(run: LoadedRun) -> list[GuestRow]:
                     waited_seconds=work.waited_s,
                     packets=work.packets,
                     bytes=work.bytes,
+                    hasty=work.hasty,
                 )
                 rows.append(row)
     return rows

@@ -15,16 +15,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from testbed.core.errors import MachineError
+from testbed.spec.options import MOST_GUESTS
 
 MAGIC = 0x3153_4554_4953_4D55
-MOST_SITES = 64
 NEVER = 2**63 - 1
 HEADER = struct.Struct("=QIIQI36x")
 SITE = struct.Struct("=QQQIIIIQQQQQ48x")
 RING = struct.Struct("=IIQQQ32xQ56xQ56x")
 DISTANCES_AT = HEADER.size
-SITES_AT = DISTANCES_AT + MOST_SITES * MOST_SITES * 8
-RINGS_AT = SITES_AT + MOST_SITES * SITE.size
+SITES_AT = DISTANCES_AT + MOST_GUESTS * MOST_GUESTS * 8
+RINGS_AT = SITES_AT + MOST_GUESTS * SITE.size
 RING_BYTES = 2**23  # of packets that the receiving kernel has not taken over yet
 PAGE = 4096
 
@@ -97,8 +97,8 @@ def shared_clock(
     Raises:
         MachineError: there are too many guests, or the memory cannot be created.
     """
-    if guests > MOST_SITES:
-        raise MachineError(f"a run can have at most {MOST_SITES} guests, not {guests}")
+    if guests > MOST_GUESTS:
+        raise MachineError(f"a run can have at most {MOST_GUESTS} guests, not {guests}")
     rings_at = RINGS_AT + 2 * len(links) * RING.size
     first_ring = -(-rings_at // PAGE) * PAGE
     size = first_ring + 2 * len(links) * RING_BYTES
@@ -122,7 +122,7 @@ def _fill(
 ) -> None:
     HEADER.pack_into(memory, 0, MAGIC, guests, 2 * len(links), size, 0)
     for row, distances in enumerate(least_distances_ns(guests, links)):
-        at = DISTANCES_AT + row * MOST_SITES * 8
+        at = DISTANCES_AT + row * MOST_GUESTS * 8
         struct.pack_into(f"={guests}Q", memory, at, *distances)
     for number in range(guests):
         SITE.pack_into(
@@ -154,7 +154,7 @@ def _separate(memory: mmap.mmap, group: Collection[int]) -> None:
     """Let the guests of a group not wait for each other in this memory."""
     for source in group:
         for target in group:
-            at = DISTANCES_AT + (source * MOST_SITES + target) * 8
+            at = DISTANCES_AT + (source * MOST_GUESTS + target) * 8
             struct.pack_into("=Q", memory, at, NEVER)
 
 

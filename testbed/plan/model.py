@@ -952,14 +952,16 @@ class Plan(Frozen):
     @property
     def ranks_here(self) -> list[Rank]:
         """The ranks on hosts that are built here."""
-        hosts = {host.name for host in self.network.hosts_here}
-        return [rank for rank in self.workers.ranks if rank.host in hosts]
+        return self._here(self.workers.ranks)
 
     @property
     def processes_here(self) -> list[Rank]:
         """The ranks that the testbed itself starts here."""
+        return self._here(self._processes())
+
+    def _here(self, ranks: Iterable[Rank]) -> list[Rank]:
         hosts = {host.name for host in self.network.hosts_here}
-        return [rank for rank in self._processes() if rank.host in hosts]
+        return [rank for rank in ranks if rank.host in hosts]
 
     def _processes(self) -> Iterator[Rank]:
         if not self.jobs:

@@ -453,6 +453,7 @@ class GuestRow(SummarySection):
         waited_seconds: Wall time for which the guest waited for other guests.
         packets: Number of packets sent to other guests.
         bytes: Number of bytes sent to other guests.
+        hasty: Number of packets that came earlier than the least delay of their link.
     """
 
     guest: int
@@ -461,6 +462,7 @@ class GuestRow(SummarySection):
     waited_seconds: float
     packets: int
     bytes: int
+    hasty: int = 0
 
 
 class JobFigure(SummarySection):

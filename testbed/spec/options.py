@@ -38,8 +38,8 @@ NS_PER_S = 10**9
 ENVIRONMENT_PREFIX = "TESTBED_"
 # Each host has private folders with these names, which hide the machine's folders.
 FOLDERS_OF_EACH_HOST = tuple(Path(name) for name in ("/", "/tmp", "/run", "/dev/shm"))
-MOST_GUESTS = 64
 AUTO_GUESTS = 0  # as many as there are CPUs, and as the plan allows
+MOST_GUESTS = 64  # SITES_MOST of the guest's kernel
 # Bytes; with less, a guest's kernel does not boot, and Docker starts no container.
 LEAST_MEMORY = {"guest_memory": 64 * 2**20, "memory": 6 * 2**20}
 CAPTURE_DETAILS = ("capture_filter", "capture_snap", "capture_limit")

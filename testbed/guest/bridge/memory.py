@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from testbed.guest.sites import DISTANCES_AT, HEADER, MOST_SITES, RING, RINGS_AT
+from testbed.guest.sites import DISTANCES_AT, HEADER, RING, RINGS_AT
+from testbed.spec.options import MOST_GUESTS
 
 MOST_TAKEN = 2**20  # bytes of packets in one piece of a message
 
@@ -89,7 +90,7 @@ class BridgedMemory:
 
     def distance_ns(self, source: int, target: int) -> int:
         """Return the least time in which guest `source` can change guest `target`."""
-        at = DISTANCES_AT + (source * MOST_SITES + target) * 8
+        at = DISTANCES_AT + (source * MOST_GUESTS + target) * 8
         return int(struct.unpack_from("=Q", self._map, at)[0])
 
     def read(self) -> list[SiteView]:

@@ -10,6 +10,7 @@ from testbed.core.errors import MachineError
 from testbed.guest import sites
 from testbed.guest.linux_source import PARTS
 from testbed.guest.sites import GuestLink, least_distances_ns, shared_clock
+from testbed.spec.options import MOST_GUESTS
 
 PATCH = (PARTS / "linux-6.12" / "9-sites.patch").read_text()
 SIZES = {"unsigned long long": 8, "unsigned int": 4}
@@ -36,7 +37,7 @@ def test_the_layout_is_the_kernels() -> None:
     most = re.search(r"SITES_MOST\t(\d+)", PATCH)
     never = re.search(r"SITES_NEVER\t(\w+)ULL", PATCH)
     assert magic is not None and int(magic[1], 16) == sites.MAGIC
-    assert most is not None and int(most[1]) == sites.MOST_SITES
+    assert most is not None and int(most[1]) == MOST_GUESTS
     assert never is not None and int(never[1], 16) == sites.NEVER
 
 
@@ -55,7 +56,7 @@ def test_the_memory() -> None:
         magic, guests, rings, size, lock = sites.HEADER.unpack(head)
         assert (magic, guests, rings, lock) == (sites.MAGIC, 3, 6, 0)
         assert size == os.fstat(clock.descriptor).st_size
-        row = sites.DISTANCES_AT + 2 * sites.MOST_SITES * 8
+        row = sites.DISTANCES_AT + 2 * MOST_GUESTS * 8
         assert struct.unpack("=3Q", os.pread(clock.descriptor, 24, row)) == (25, 20, 40)
         second = os.pread(clock.descriptor, sites.RING.size, sites.RINGS_AT + sites.RING.size)
         source, target, delay_ns, offset, ring_size, head_at, tail = sites.RING.unpack(second)
