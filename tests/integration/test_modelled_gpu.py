@@ -53,15 +53,6 @@ def test_times_of_kernels_and_streams(on_gpus: Any) -> None:
     """A product takes its FLOPs over the rate, two streams work side by side, an event orders."""
     times, _ = on_gpus(
         """
-        def ms(work):
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda.synchronize()
-            begin.record()
-            work()
-            end.record()
-            torch.cuda.synchronize()
-            return begin.elapsed_time(end)
-
         x = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
         small = torch.ones(8, device="cuda")
         other = torch.cuda.Stream()

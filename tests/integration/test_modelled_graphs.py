@@ -13,15 +13,6 @@ TIMED = """
 from testbed.workers.gpu.device_library import device_library
 busy_ns = device_library().testbed_busy_ns
 
-def ms(work):
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    begin.record()
-    work()
-    end.record()
-    torch.cuda.synchronize()
-    return begin.elapsed_time(end)
-
 def busy(work):
     before = busy_ns(0)
     work()

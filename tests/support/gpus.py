@@ -17,6 +17,15 @@ from testbed.workers.gpu.install import install
 install()
 import torch
 from torch import nn
+
+def ms(work):
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    begin.record()
+    work()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end)
 """
 
 
@@ -24,7 +33,8 @@ def run_on_gpus(code: str, libraries: Path, kind: str = "H100") -> tuple[Any, st
     """Run code with two GPUs; return what the code prints as JSON, and its standard error.
 
     Args:
-        code: Python code, which finds torch, nn and json imported.
+        code: Python code, which finds torch, nn and json imported, and a function `ms` that
+            returns the time of a function's work on the GPU in ms.
         libraries: folder with the compiled libraries.
         kind: kind of the GPUs.
     """
