@@ -12,7 +12,6 @@ the host. The guest ends with the process that started the guest, even if that p
 
 from __future__ import annotations
 
-import fcntl
 import os
 import resource
 import shlex
@@ -29,9 +28,9 @@ from typing import Literal
 
 from testbed.core.errors import MachineError
 from testbed.core.leftovers import Kind, Note, note
-from testbed.core.paths import cache_dir
 from testbed.core.sandbox import CONFINE
 from testbed.guest.clock import ClockReading, read_clock
+from testbed.guest.cpus import GuestCpus, reserve_cpus
 from testbed.guest.kernel import Kernel
 from testbed.guest.session import kill_session, session_cpu_seconds
 from testbed.guest.sites import SharedClock
@@ -77,7 +76,7 @@ class GuestSpec:
         clock_shared: the memory by which guests share their clock; None: the guest is alone.
         site: number of the guest among those that share their clock.
         cpu: the host's CPU for the guest, possibly shared with other guests; None: a CPU that no
-            other guest uses, if there is one.
+            other guest has, if there is one, and possibly a second one (see `reserve_cpus`).
     """
 
     kernel: Kernel
@@ -147,10 +146,13 @@ def start_guest(spec: GuestSpec) -> Iterator[Guest]:
     """
     check_guest(spec.kernel, spec.clock, spec.memory_bytes)
     _allow_open_files()
-    with note(Kind.RUN, spec.writable) as records, _pinned(spec.cpu) as pin:
+    with (
+        note(Kind.RUN, spec.writable) as records,
+        reserve_cpus(spec.cpu, borrows=_borrows_cpu(spec)) as cpus,
+    ):
         (records.folder / "uml").mkdir()
         (records.folder / "job").write_text(_job(spec))
-        process = _start_kernel(spec, [*pin, *_sandbox(spec, records)], records)
+        process = _start_kernel(spec, cpus, records)
         try:
             _pid_file(records).write_text(f"{process.pid}")
             yield Guest(process, spec.shared_folder, spec.clock_file)
@@ -159,6 +161,14 @@ def start_guest(spec: GuestSpec) -> Iterator[Guest]:
             # The kernel takes some tenths of a second to release its memory; the program waits for
             # that only at exit.
             threading.Thread(target=process.wait).start()
+
+
+def _borrows_cpu(spec: GuestSpec) -> bool:
+    """Return whether the guest's processes may have another CPU than the guest's kernel.
+
+    With a real clock two CPUs would change times; guests that share a clock have a CPU each.
+    """
+    return spec.kernel.two_cpus and spec.clock == "virtual" and spec.clock_shared is None
 
 
 def end_abandoned_guest(left: Note) -> None:
@@ -261,34 +271,6 @@ def _is_hidden(folder: Path) -> bool:
     return any(folder.is_relative_to(hidden_folder) for hidden_folder in HIDDEN)
 
 
-@contextmanager
-def _pinned(cpu: int | None) -> Iterator[list[str]]:
-    """Return the prefix that pins a command to a CPU; with None, to a CPU that no other guest uses.
-
-    UML's kernel and its processes take turns and never run at the same time. A switch on one CPU
-    costs a third of a switch between two CPUs (a system call takes 21 us instead of 85 us on a
-    small cloud machine). If all CPUs are taken, the command is not pinned.
-    """
-    if cpu is not None:
-        yield _pin_to(cpu)
-        return
-    folder = cache_dir() / "cpus"
-    folder.mkdir(exist_ok=True)
-    for candidate in sorted(os.sched_getaffinity(0), reverse=True):
-        with (folder / str(candidate)).open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            yield _pin_to(candidate)
-            return
-    yield []
-
-
-def _pin_to(cpu: int) -> list[str]:
-    return ["taskset", "--cpu-list", str(cpu)]
-
-
 def _sandbox(spec: GuestSpec, records: Note) -> list[str]:
     """Return the prefix that runs a command with write access to the guest's folders only."""
     folders = [records.folder / "uml", spec.shared_folder]
@@ -305,15 +287,17 @@ def _sandbox(spec: GuestSpec, records: Note) -> list[str]:
     return [*words, *map(str, folders), "--"]
 
 
-def _start_kernel(
-    spec: GuestSpec, wrapper: Sequence[str], records: Note
-) -> subprocess.Popen[bytes]:
-    """Start UML in a new session, through the command prefix `wrapper`.
+def _start_kernel(spec: GuestSpec, cpus: GuestCpus, records: Note) -> subprocess.Popen[bytes]:
+    """Start UML in a new session and a sandbox, on its CPUs.
 
     The kernel is killed when this process ends, and the guest's processes end with the kernel.
     """
     kernel = spec.kernel.path.absolute()
-    arguments = _kernel_arguments(spec, records)
+    wrapper = [*cpus.prefix(), *_sandbox(spec, records)]
+    arguments = [*_kernel_arguments(spec, records), *cpus.arguments()]
+    inherited = cpus.descriptors()
+    if spec.clock_shared:
+        inherited.append(spec.clock_shared.descriptor)
     environment = dict(os.environ)
     for name in UML_VARIABLES:
         environment.pop(name, None)
@@ -326,7 +310,7 @@ def _start_kernel(
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            pass_fds=[spec.clock_shared.descriptor] if spec.clock_shared else [],
+            pass_fds=inherited,
         )
 
 

@@ -70,8 +70,8 @@ class Kernel:
         path: the executable.
         version: the version that the executable reports.
         virtual_time: whether the kernel supports a virtual clock.
-        seccomp: whether the kernel can control processes by seccomp and futexes instead of ptrace
-            (Linux 6.16 and later); a trap then costs a third less.
+        seccomp: whether the kernel can control processes by seccomp and futexes instead of ptrace.
+        two_cpus: whether the kernel's processes can have another CPU than the kernel.
         shares_clock: whether several guests can share one virtual clock.
     """
 
@@ -79,6 +79,7 @@ class Kernel:
     version: str
     virtual_time: bool
     seccomp: bool = False
+    two_cpus: bool = False
     shares_clock: bool = False
 
 
@@ -360,6 +361,7 @@ def _inspect(path: Path) -> Kernel:
         version=version.strip(),
         virtual_time="time-travel-slice" in options,
         seccomp="seccomp=" in options,
+        two_cpus="stub-cpu=" in options,
         shares_clock="time-travel-sites" in options,
     )
 

@@ -39,6 +39,12 @@ __all__ = ["BuiltNetwork", "build_network"]
 LINKWATCH_S = 1.0
 # IPv6 would send packets that the plan does not contain.
 NODE_SYSCTLS: dict[str, object] = {"net/ipv6/conf/all/disable_ipv6": 1}
+# A switch does not look into packets; each look would cost CPU time.
+SWITCH_SYSCTLS: dict[str, object] = {
+    "net/bridge/bridge-nf-call-iptables": 0,
+    "net/bridge/bridge-nf-call-ip6tables": 0,
+    "net/bridge/bridge-nf-call-arptables": 0,
+}
 
 
 @contextmanager
@@ -61,6 +67,8 @@ def build_network(
         _add_nodes(net, plan, namespaces or {})
         for node in [*net.switches, *net.hosts]:
             write_sysctls(node.pid, NODE_SYSCTLS)
+        for switch in net.switches:
+            write_sysctls(switch.pid, SWITCH_SYSCTLS)
         network = BuiltNetwork(plan, net)
         _add_links(net, plan)
         for switch in net.switches:

@@ -10,8 +10,15 @@ from pathlib import Path
 
 from testbed.core import linux
 
-# Missing in some kernels: the seed before Linux 6.11, and IPv6 in kernels built without it.
-OPTIONAL_SYSCTLS = ("net/ipv4/fib_multipath_hash_seed", "net/ipv6/conf/all/disable_ipv6")
+# Missing in some kernels: the seed before Linux 6.11, IPv6 and br_netfilter if they are not built
+# or not loaded.
+OPTIONAL_SYSCTLS = (
+    "net/bridge/bridge-nf-call-arptables",
+    "net/bridge/bridge-nf-call-ip6tables",
+    "net/bridge/bridge-nf-call-iptables",
+    "net/ipv4/fib_multipath_hash_seed",
+    "net/ipv6/conf/all/disable_ipv6",
+)
 
 
 @contextmanager

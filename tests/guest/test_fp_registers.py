@@ -7,7 +7,7 @@ import pytest
 
 from testbed.guest.boot import Clock, GuestSpec, start_guest
 from testbed.guest.kernel import Kernel
-from tests.support.guests import INSIDE, MEMORY_BYTES, console, finish
+from tests.support.guests import INSIDE, MEMORY_BYTES, WAYS, console, finish, kernel_that_stops
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +23,16 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("clock", ["virtual", "real"])
-def test_fp_registers_stay(kernel: Kernel, program: Path, clock: Clock, tmp_path: Path) -> None:
+def test_fp_registers_stay(
+    kernel: Kernel, program: Path, clock: Clock, way: str, tmp_path: Path
+) -> None:
     """Through system calls, page faults, signals, other threads, forks and other programs."""
     folder = tmp_path / "shared"
     (folder / "raw").mkdir(parents=True)
     spec = GuestSpec(
-        kernel=kernel,
+        kernel=kernel_that_stops(kernel, way),
         command=[str(program)],
         writable=folder,
         memory_bytes=MEMORY_BYTES,

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,14 @@ from testbed.guest.kernel import Kernel
 INSIDE = Path(__file__).parents[1] / "guest/inside"
 PROJECT = Path(testbed.__file__).parent.parent
 MEMORY_BYTES = 3 * 2**30
+WAYS = ("by ptrace", "on one CPU", "on two CPUs")  # to stop processes; see `kernel_that_stops`
 LONGEST_S = 1500  # of wall time; on two idle cores the scripts take 5 to 300 s
+
+
+def kernel_that_stops(kernel: Kernel, way: str) -> Kernel:
+    """The kernel, told how to stop its processes; `way` is one of `WAYS`."""
+    two_cpus = kernel.two_cpus and way == "on two CPUs"
+    return replace(kernel, seccomp=way != "by ptrace", two_cpus=two_cpus)
 
 
 @contextmanager
