@@ -1,9 +1,10 @@
 """Measure testbed's own performance.
 
 Reports the wall seconds of commands until their table and until their end, the wall seconds of
-their stages, and the speed-up of sweeps and of single runs by a second guest.
+their stages, the speed-up of sweeps and of single runs by a second guest, and the time of large
+all-reduces among 32 hosts.
 
-usage: scripts/bench.py [NAME ...]     names from `CASES`, sweep or guests; default: all
+usage: scripts/bench.py [NAME ...]     names from `CASES`, sweep, guests or hosts; default: all
 
 Run the benchmark on an otherwise idle machine.
 """
@@ -46,6 +47,7 @@ CASES = {
 }
 SWEEP = "sweep"
 GUESTS = "guests"
+HOSTS = "hosts"
 LARGE = [
     "collectives",
     "--isolation",
@@ -70,6 +72,27 @@ sweep:
     topology.wan.iowa-ohio.delay: {from: 1 ms, to: 100 ms, points: 6, scale: log}
     topology.wan.iowa-ohio.rate: [1 Gbit/s, 2 Gbit/s, 5 Gbit/s, 10 Gbit/s]
 """
+
+MOST_HOSTS_S = 90  # seconds of the three runs of `AMONG_32_HOSTS`
+# As docs/accuracy.md measures with four and eight hosts.
+AMONG_32_HOSTS = """
+topology: {topology}
+workload: collectives
+settings:
+  topology.datacenters.aws.hosts: 32
+  workload.ops: [all_reduce]
+  workload.sizes: [128 MiB]
+  workload.warmup: 1
+  workload.iterations: 3
+  workload.payload: folded
+  run.isolation: process
+sweep:
+  list:
+    - {{topology.datacenters.aws.nic.delay: 1 ms, topology.datacenters.aws.nic.rate: 5 Gbit/s}}
+    - {{topology.datacenters.aws.nic.delay: 5 ms, topology.datacenters.aws.nic.rate: 2 Gbit/s}}
+    - {{topology.datacenters.aws.nic.delay: 10 ms, topology.datacenters.aws.nic.rate: 1 Gbit/s}}
+"""
+AWS = PROJECT / "experiments" / "published" / "networks" / "aws.yaml"
 
 
 def command(*words: str | Path) -> tuple[float, float]:
@@ -149,14 +172,14 @@ def overhead(point: Path) -> float:
 
 def main() -> None:
     """Run the cases, and print a line for each."""
-    known = [*CASES, SWEEP, GUESTS]
+    known = [*CASES, SWEEP, GUESTS, HOSTS]
     names = sys.argv[1:] or known
     unknown = set(names) - set(known)
     if unknown:
         sys.exit(f"unknown: {', '.join(sorted(unknown))}; the names are {', '.join(known)}")
     print(f"{'case':<16}{'table':>7}{'goal':>6}{'end':>7}  stages (all in seconds)")
     for name in names:
-        if name in (SWEEP, GUESTS):
+        if name not in CASES:
             continue
         goal, arguments = CASES[name]
         table, end, stages = measure(arguments)
@@ -166,6 +189,8 @@ def main() -> None:
         bench_sweep()
     if GUESTS in names:
         bench_guests()
+    if HOSTS in names:
+        bench_hosts()
 
 
 def bench_guests() -> None:
@@ -180,6 +205,18 @@ def bench_guests() -> None:
         gain = f"{one / two:.2f} times as fast (goal {goal})"
         each = "; ".join(format_seconds(values) for values in seconds.values())
         print(f"{GUESTS:<16}{'':>7}{'':>6}{two:>7.1f}  {topology}: {gain}; ops {each}", flush=True)
+
+
+def bench_hosts() -> None:
+    """Print the time of all-reduces among 32 hosts in three settings, as a sweep."""
+    with tempfile.TemporaryDirectory(prefix="testbed-bench-") as scratch:
+        experiment, out = Path(scratch, "hosts.yaml"), Path(scratch, "sweep")
+        experiment.write_text(AMONG_32_HOSTS.format(topology=AWS))
+        begin = cpu_seconds()
+        _, seconds = command("sweep", experiment, "--out", out)
+        cpu = cpu_seconds() - begin
+    what = f"all-reduces of 128 MiB among 32 hosts, three settings; CPU time {cpu:.1f}"
+    print(f"{HOSTS:<16}{'':>7}{MOST_HOSTS_S:>6}{seconds:>7.1f}  {what}", flush=True)
 
 
 def format_seconds(values: list[float]) -> str:
