@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def check_jobs(jobs: int | None) -> None:
         raise InputError(what, place=Place("jobs"), remedy="use None, or a number of at least 1")
 
 
-def overrides_of_points(
+def _overrides_of_points(
     overrides: Mapping[str, list[Override]], options: Mapping[str, Any]
 ) -> list[Override]:
     """Return the settings of all points, from settings by target and options of the run."""
@@ -132,19 +133,49 @@ def overrides_of_points(
     return settings
 
 
-def ready(
-    experiment: Experiment, topology_text: str | None, path: Path
-) -> tuple[Experiment, Kernel]:
-    """Return an experiment whose topology, if it is given as a text, is kept in the folder `path`.
+@dataclass(frozen=True)
+class PreparedPoints:
+    """An experiment that this machine can start.
 
-    Return the guest kernel as well, once this machine has what runs require.
+    Attributes:
+        experiment: The experiment; a topology that was given as a text is kept in the folder.
+        kernel: The guest kernel.
+        overrides: The settings of all points.
+        path: The folder of the sweep.
+    """
+
+    experiment: Experiment
+    kernel: Kernel
+    overrides: list[Override]
+    path: Path
+
+
+def prepare_points(
+    experiment: Experiment,
+    topology_text: str | None,
+    overrides: Mapping[str, list[Override]],
+    options: Mapping[str, Any],
+    path: Path,
+) -> PreparedPoints:
+    """Prepare to run the points of an experiment.
+
+    Args:
+        experiment: The experiment.
+        topology_text: Its topology as YAML; None: a preset or a file.
+        overrides: Settings by target.
+        options: Options of every run.
+        path: The folder of the sweep.
+
+    Raises:
+        MachineError: This machine lacks what runs require.
     """
     if topology_text is not None:
         given = GivenTopology(topology_text, SweepDir(path).topology)
         experiment = experiment.with_topology(given)
 
+    settings = _overrides_of_points(overrides, options)
     require_packages()
-    return experiment, ensure_kernel()
+    return PreparedPoints(experiment, ensure_kernel(), settings, path)
 
 
 def _refuse_settings(overrides: Sequence[Override]) -> None:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from testbed.api.arguments import (
     as_experiment,
     check_jobs,
-    overrides_of_points,
-    ready,
+    prepare_points,
     sort_settings,
 )
 from testbed.api.sweeps import Sweep
@@ -216,14 +215,14 @@ def find(
             raise InputError("a question needs a topology", place=Place("topology"))
     plan, topology_text = as_experiment(asked, topology, overrides["experiment"])
     check_jobs(jobs)
-    run_overrides = overrides_of_points(overrides, options)
     path = Path(out) if out is not None else find_run.default_folder(plan)
-    plan, kernel = ready(plan, topology_text, path)
+    prepared = prepare_points(plan, topology_text, overrides, options, path)
     sweep_options = SweepOptions(
         jobs, Limits(timeout_s), Policy(retries, fail_fast), ray, retry_damaged
     )
     with sweep_run.points_forked(sweep_options):
-        planner = find_run.find_planner(plan, kernel, run_overrides, ray)
+        plan = prepared.experiment
+        planner = find_run.find_planner(plan, prepared.kernel, prepared.overrides, ray)
         finder = find_run.new_finder(plan, planner)
         points = finder.begin()
         folder = SweepDir.create(path)

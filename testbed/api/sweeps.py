@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from testbed.api.arguments import (
     as_experiment,
     check_jobs,
-    overrides_of_points,
-    ready,
+    prepare_points,
     sort_settings,
 )
 from testbed.api.completed_run import Run, open_run
@@ -329,14 +328,14 @@ def sweep(
     plan, topology_text = as_experiment(experiment, topology, overrides["experiment"])
     check_size(plan, confirmed)
     check_jobs(jobs)
-    run_overrides = overrides_of_points(overrides, options)
     path = Path(out) if out is not None else sweep_run.default_folder(plan)
-    plan, kernel = ready(plan, topology_text, path)
+    prepared = prepare_points(plan, topology_text, overrides, options, path)
     sweep_options = SweepOptions(
         jobs, Limits(timeout_s), Policy(retries, fail_fast), ray, retry_damaged
     )
     with sweep_run.points_forked(sweep_options):
-        points = sweep_run.plan_sweep(plan, kernel, run_overrides, ray)
+        plan = prepared.experiment
+        points = sweep_run.plan_sweep(plan, prepared.kernel, prepared.overrides, ray)
         folder = SweepDir.create(path)
         started = SweepRun(plan, points, folder, sweep_options, command=sys.argv)
         records = started.carry_out(shown_by(progress), lambda rows: None)
