@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -116,6 +118,17 @@ def command(*words: str | Path) -> tuple[float, float]:
     return table, time.monotonic() - begin
 
 
+@contextmanager
+def on_cpus(number: int) -> Iterator[None]:
+    """Let the commands of the block run on so many CPUs only."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[-number:])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def measure(arguments: list[str]) -> tuple[float, float, list[StageRow]]:
     """Return the wall seconds of one run until its table and its end, and its stages."""
     with tempfile.TemporaryDirectory(prefix="testbed-bench-") as scratch:
@@ -194,11 +207,15 @@ def main() -> None:
 
 
 def bench_guests() -> None:
-    """Print the wall seconds of all-reduces in one guest and in two, means of two runs each."""
+    """Print the wall seconds of all-reduces in one guest and in two, means of two runs each.
+
+    Each guest has one CPU: one guest would borrow the other CPU for its processes.
+    """
     for topology, goal in DIVIDED.items():
         seconds: dict[int, list[float]] = {1: [], 2: []}
         for guests in (1, 2, 2, 1):
-            _, _, stages = measure([topology, *LARGE, "--guests", str(guests)])
+            with on_cpus(guests):
+                _, _, stages = measure([topology, *LARGE, "--guests", str(guests)])
             ops = sum(stage.wall_seconds or 0.0 for stage in stages if stage.stage == "ops")
             seconds[guests].append(ops)
         one, two = statistics.mean(seconds[1]), statistics.mean(seconds[2])
@@ -231,7 +248,8 @@ def bench_sweep() -> None:
     """
     measured: dict[int, list[Sweep]] = {1: [], 2: []}
     for jobs in (1, 2, 2, 1):
-        measured[jobs].append(measure_sweep(jobs))
+        with on_cpus(jobs):
+            measured[jobs].append(measure_sweep(jobs))
     one = sum(sweep.seconds for sweep in measured[1])
     two = sum(sweep.seconds for sweep in measured[2])
     print_sweeps("24 points, one guest at a time", "", measured[1])
