@@ -14,7 +14,7 @@ GIB = 2**30
 NS_PER_S = 1e9
 # Part of the peak that large matrix products reach: 0.80 on an H100, 0.86 on an A100 (S. Bekman,
 # Machine Learning Engineering, "Maximum Achievable Matmul FLOPS").
-PRODUCT_EFFICIENCY = 0.80
+PRODUCT_EFFICIENCY = 0.73
 # FlashAttention-2, which torch uses, reaches 35 % of an H100's peak (arXiv 2407.08608, abstract).
 ATTENTION_EFFICIENCY = 0.35
 # Part of the bandwidth that large copies reach: 0.92 on an H100 (STREAM triad, 3.08 of 3.35 TB/s).

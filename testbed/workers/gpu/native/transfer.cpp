@@ -17,6 +17,7 @@ namespace {
 
 constexpr int64_t LEAST_PART = 64 << 10;  // NCCL divides no smaller messages among sockets
 constexpr size_t BUFFER = 1 << 20;
+constexpr size_t MOST_TIMES = 512;  // that are read at once
 constexpr int64_t NS_PER_S = 1'000'000'000;
 
 const char* payload() {
@@ -60,20 +61,33 @@ int64_t take_some(int socket, int64_t bytes) {
 Lane::Lane(std::vector<Connection*> sources, std::vector<Connection*> targets, std::vector<Step> steps,
            size_t slices_in_buffer, Wire wire)
     : steps_(std::move(steps)), slices_in_buffer_(slices_in_buffer), wire_(wire) {
+  const auto slices = static_cast<size_t>(
+      std::count_if(steps_.begin(), steps_.end(), [](const Step& step) { return step.received > 0; }));
   for (Connection* source : sources) {
-    inlets_.push_back({source});
+    Inlet inlet{source};
+    inlet.times.socket = source->sockets[0];
+    inlet.to_learn = source->is_local ? slices : 0;
+    inlets_.push_back(std::move(inlet));
+    is_local_ &= source->is_local;
   }
   for (Connection* target : targets) {
-    outlets_.push_back({target});
+    Outlet outlet{target};
+    outlet.times.socket = target->sockets[0];
+    outlets_.push_back(std::move(outlet));
+    is_local_ &= target->is_local;
   }
 }
 
-bool Lane::is_over() const {
-  const auto has_left = [](const Outlet& outlet) { return outlet.leaving.empty(); };
-  return step_ == steps_.size() && std::all_of(outlets_.begin(), outlets_.end(), has_left);
+bool Lane::is_over(int64_t now) const {
+  const auto has_left = [](const Outlet& outlet) { return outlet.leaving.empty() && outlet.unsent.empty(); };
+  return step_ == steps_.size() && time_ns_ <= now && std::all_of(outlets_.begin(), outlets_.end(), has_left);
 }
 
 void Lane::proceed(int64_t now) {
+  if (is_local_) {
+    run_ahead(now);
+    return;
+  }
   bool has_changed = true;
   while (has_changed) {
     has_changed = false;
@@ -81,10 +95,45 @@ void Lane::proceed(int64_t now) {
       expect_slices(inlet);
       has_changed |= read(inlet, now);
     }
-    has_changed |= run_steps();
+    has_changed |= run_steps(now);
     for (Outlet& outlet : outlets_) {
       has_changed |= write(outlet, now);
     }
+  }
+  for (Outlet& outlet : outlets_) {
+    send_times(outlet);
+  }
+}
+
+// Work out the times of steps that depend on nothing outside of the host.
+void Lane::run_ahead(int64_t now) {
+  if (time_ns_ == 0) {
+    time_ns_ = now;
+  }
+  for (Inlet& inlet : inlets_) {
+    learn_times(inlet);
+  }
+  const auto has_slice = [](const Inlet& inlet) { return !inlet.on_the_way.empty(); };
+  while (step_ < steps_.size()) {
+    const Step& step = steps_[step_];
+    if (step.received > 0 && !std::all_of(inlets_.begin(), inlets_.end(), has_slice)) {
+      break;
+    }
+    if (step.received > 0) {
+      for (Inlet& inlet : inlets_) {
+        time_ns_ = std::max(time_ns_, inlet.on_the_way.front());
+        inlet.on_the_way.pop_front();
+      }
+    }
+    if (step.sent > 0) {
+      for (Outlet& outlet : outlets_) {
+        pass_on(outlet, step.sent, time_ns_);
+      }
+    }
+    step_ += 1;
+  }
+  for (Outlet& outlet : outlets_) {
+    send_times(outlet);
   }
 }
 
@@ -102,7 +151,7 @@ bool Lane::can_run(const Step& step) const {
   return true;
 }
 
-bool Lane::run_steps() {
+bool Lane::run_steps(int64_t now) {
   bool has_run = false;
   while (step_ < steps_.size() && can_run(steps_[step_])) {
     const Step& step = steps_[step_];
@@ -110,7 +159,9 @@ bool Lane::run_steps() {
       inlet.arrived -= step.received > 0 ? 1 : 0;
     }
     for (Outlet& outlet : outlets_) {
-      if (step.sent > 0) {
+      if (step.sent > 0 && outlet.target->is_local) {
+        pass_on(outlet, step.sent, now);
+      } else if (step.sent > 0) {
         outlet.leaving.push_back(divided(*outlet.target, step.sent));
       }
     }
@@ -121,6 +172,9 @@ bool Lane::run_steps() {
 }
 
 void Lane::expect_slices(Inlet& inlet) {
+  if (inlet.source->is_local) {
+    return;
+  }
   while (inlet.next_expected < steps_.size() && inlet.coming.size() + inlet.arrived < slices_in_buffer_) {
     const Step& step = steps_[inlet.next_expected];
     if (step.received > 0) {
@@ -132,10 +186,6 @@ void Lane::expect_slices(Inlet& inlet) {
 
 Lane::Slice Lane::divided(Connection& connection, int64_t bytes) const {
   Slice slice{{}, bytes};
-  if (connection.is_local) {
-    slice.parts.push_back({connection.sockets[0], 1});
-    return slice;
-  }
   const auto sockets = static_cast<int64_t>(connection.sockets.size());
   const int64_t part = std::max(LEAST_PART, (bytes + sockets - 1) / sockets);
   for (int64_t begin = 0; begin < bytes; begin += part) {
@@ -151,21 +201,16 @@ bool Lane::write(Outlet& outlet, int64_t now) {
   while (!outlet.leaving.empty()) {
     Slice& slice = outlet.leaving.front();
     bool is_gone = true;
-    if (outlet.target->is_local) {
-      write_local(outlet, slice, now);
-      has_written = true;
-    } else {
-      for (Part& part : slice.parts) {
-        if (part.left == 0 || !part.is_ready) {
-          is_gone &= part.left == 0;
-          continue;
-        }
-        const int64_t sent = send_some(part.socket, part.left);
-        part.is_ready = sent > 0;
-        part.left -= sent;
-        has_written |= sent > 0;
+    for (Part& part : slice.parts) {
+      if (part.left == 0 || !part.is_ready) {
         is_gone &= part.left == 0;
+        continue;
       }
+      const int64_t sent = send_some(part.socket, part.left);
+      part.is_ready = sent > 0;
+      part.left -= sent;
+      has_written |= sent > 0;
+      is_gone &= part.left == 0;
     }
     if (!is_gone) {
       break;
@@ -175,43 +220,55 @@ bool Lane::write(Outlet& outlet, int64_t now) {
   return has_written;
 }
 
-void Lane::write_local(Outlet& outlet, const Slice& slice, int64_t now) const {
-  const double bytes = static_cast<double>(slice.bytes * wire_.per_byte);
-  const auto duration_ns = static_cast<int64_t>(std::llround(bytes / wire_.local_bytes_per_ns));
-  outlet.link_free_ns = std::max(outlet.link_free_ns, now) + duration_ns;
-  write_all(slice.parts[0].socket, &outlet.link_free_ns, sizeof outlet.link_free_ns);
+// Pass a slice on to a rank of the same host, in a step at `time_ns`.
+void Lane::pass_on(Outlet& outlet, int64_t bytes, int64_t time_ns) const {
+  const double on_link = static_cast<double>(bytes * wire_.per_byte);
+  const auto duration_ns = static_cast<int64_t>(std::llround(on_link / wire_.local_bytes_per_ns));
+  outlet.link_free_ns = std::max(outlet.link_free_ns, time_ns) + duration_ns;
+  const auto* bytes_of_time = reinterpret_cast<const char*>(&outlet.link_free_ns);
+  outlet.unsent.insert(outlet.unsent.end(), bytes_of_time, bytes_of_time + sizeof outlet.link_free_ns);
+}
+
+// Send the known times of arrival, as far as possible without waiting.
+void Lane::send_times(Outlet& outlet) const {
+  if (outlet.unsent.empty() || !outlet.times.is_ready) {
+    return;
+  }
+  const ssize_t sent =
+      send(outlet.times.socket, outlet.unsent.data(), outlet.unsent.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+  if (sent < 0 && errno != EAGAIN && errno != EINTR) {
+    fail("send");
+  }
+  outlet.unsent.erase(outlet.unsent.begin(), outlet.unsent.begin() + std::max<ssize_t>(sent, 0));
+  outlet.times.is_ready = outlet.unsent.empty();
 }
 
 bool Lane::read(Inlet& inlet, int64_t now) {
   bool has_read = false;
-  while (!inlet.on_the_way.empty() && inlet.on_the_way.front() <= now) {
-    inlet.on_the_way.pop_front();
-    inlet.arrived += 1;
-    has_read = true;
+  if (inlet.source->is_local) {
+    learn_times(inlet);
+    while (!inlet.on_the_way.empty() && inlet.on_the_way.front() <= now) {
+      inlet.on_the_way.pop_front();
+      inlet.arrived += 1;
+      has_read = true;
+    }
+    return has_read;
   }
   while (!inlet.coming.empty()) {
     Slice& slice = inlet.coming.front();
     bool is_here = true;
-    if (inlet.source->is_local) {
-      is_here = read_local(inlet, slice);
-      if (is_here && inlet.on_the_way.back() <= now) {
-        inlet.on_the_way.pop_back();
-        inlet.arrived += 1;
-      }
-    } else {
-      for (Part& part : slice.parts) {
-        if (part.left == 0 || !part.is_ready) {
-          is_here &= part.left == 0;
-          continue;
-        }
-        const int64_t taken = take_some(part.socket, part.left);
-        part.left -= taken;
-        part.is_ready = false;  // the socket is empty, or the part is complete
-        has_read |= taken > 0;
+    for (Part& part : slice.parts) {
+      if (part.left == 0 || !part.is_ready) {
         is_here &= part.left == 0;
+        continue;
       }
-      inlet.arrived += static_cast<size_t>(is_here);
+      const int64_t taken = take_some(part.socket, part.left);
+      part.left -= taken;
+      part.is_ready = false;  // the socket is empty, or the part is complete
+      has_read |= taken > 0;
+      is_here &= part.left == 0;
     }
+    inlet.arrived += static_cast<size_t>(is_here);
     if (!is_here) {
       break;
     }
@@ -221,18 +278,32 @@ bool Lane::read(Inlet& inlet, int64_t now) {
   return has_read;
 }
 
-bool Lane::read_local(Inlet& inlet, Slice& slice) {
-  int64_t arrival_ns = 0;
-  const ssize_t size = recv(slice.parts[0].socket, &arrival_ns, sizeof arrival_ns, MSG_PEEK | MSG_DONTWAIT);
+// Read the times of slices of this operation; those of the next one stay in the socket. Times come
+// in their order, so more of them are of no use while one is known.
+void Lane::learn_times(Inlet& inlet) const {
+  if (inlet.to_learn == 0 || !inlet.on_the_way.empty() || !inlet.times.is_ready) {
+    return;
+  }
+  const size_t known = inlet.rest.size();
+  const size_t wanted = std::min(inlet.to_learn, MOST_TIMES) * sizeof(int64_t);
+  inlet.rest.resize(wanted);
+  const ssize_t size = recv(inlet.times.socket, inlet.rest.data() + known, wanted - known, MSG_DONTWAIT);
   if (size == 0) {
     throw std::runtime_error("a peer has closed the connection");
   }
-  if (size < static_cast<ssize_t>(sizeof arrival_ns)) {
-    return false;
+  if (size < 0 && errno != EAGAIN && errno != EINTR) {
+    fail("recv");
   }
-  read_all(slice.parts[0].socket, &arrival_ns, sizeof arrival_ns);
-  inlet.on_the_way.push_back(arrival_ns);
-  return true;
+  inlet.rest.resize(known + static_cast<size_t>(std::max<ssize_t>(size, 0)));
+  inlet.times.is_ready = false;
+  const size_t complete = inlet.rest.size() / sizeof(int64_t);
+  for (size_t place = 0; place < complete; ++place) {
+    int64_t time_ns = 0;
+    memcpy(&time_ns, inlet.rest.data() + place * sizeof time_ns, sizeof time_ns);
+    inlet.on_the_way.push_back(time_ns);
+  }
+  inlet.to_learn -= complete;
+  inlet.rest.erase(inlet.rest.begin(), inlet.rest.begin() + static_cast<ptrdiff_t>(complete * sizeof(int64_t)));
 }
 
 namespace {
@@ -255,6 +326,9 @@ std::vector<Lane::Part*> Lane::parts_to_read() {
   std::vector<Part*> parts;
   for (Inlet& inlet : inlets_) {
     add_parts_left(inlet.coming, parts);
+    if (inlet.to_learn > 0 && inlet.on_the_way.empty()) {
+      parts.push_back(&inlet.times);
+    }
   }
   return parts;
 }
@@ -263,11 +337,17 @@ std::vector<Lane::Part*> Lane::parts_to_write() {
   std::vector<Part*> parts;
   for (Outlet& outlet : outlets_) {
     add_parts_left(outlet.leaving, parts);
+    if (!outlet.unsent.empty()) {
+      parts.push_back(&outlet.times);
+    }
   }
   return parts;
 }
 
-int64_t Lane::next_arrival_ns() const {
+int64_t Lane::next_event_ns() const {
+  if (is_local_) {
+    return step_ == steps_.size() ? time_ns_ : 0;
+  }
   int64_t next_ns = 0;
   for (const Inlet& inlet : inlets_) {
     if (!inlet.on_the_way.empty()) {
@@ -286,7 +366,7 @@ bool wait_for_any(std::vector<Lane>& lanes, int64_t now, int64_t deadline_ns) {
   std::vector<Lane::Part*> parts;
   int64_t until_ns = deadline_ns;
   for (Lane& lane : lanes) {
-    if (lane.is_over()) {
+    if (lane.is_over(now)) {
       continue;
     }
     for (Lane::Part* part : lane.parts_to_read()) {
@@ -297,8 +377,8 @@ bool wait_for_any(std::vector<Lane>& lanes, int64_t now, int64_t deadline_ns) {
       sockets.push_back({part->socket, POLLOUT, 0});
       parts.push_back(part);
     }
-    if (lane.next_arrival_ns() > 0) {
-      until_ns = std::min(until_ns, lane.next_arrival_ns());
+    if (lane.next_event_ns() > 0) {
+      until_ns = std::min(until_ns, lane.next_event_ns());
     }
   }
   const int64_t left_ns = std::max<int64_t>(0, until_ns - now);
@@ -318,7 +398,7 @@ void transfer(std::vector<Lane>& lanes, int64_t deadline_ns) {
     bool is_over = true;
     for (Lane& lane : lanes) {
       lane.proceed(now);
-      is_over &= lane.is_over();
+      is_over &= lane.is_over(now);
     }
     if (is_over) {
       return;

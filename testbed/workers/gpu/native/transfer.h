@@ -27,12 +27,16 @@ struct Wire {
 
 // The steps of one channel. As in NCCL a buffer of a few slices is between kernel and network, in
 // each direction. A step takes a slice from each source, and passes one on to each target.
+//
+// Inside a host a slice is the time of its arrival, which follows from the time of the step that
+// sends it. A lane without a connection to another host works out all of its steps before their
+// times, and then waits until the last one is over.
 class Lane {
  public:
   Lane(std::vector<Connection*> sources, std::vector<Connection*> targets, std::vector<Step> steps,
        size_t slices_in_buffer, Wire wire);
 
-  bool is_over() const;
+  bool is_over(int64_t now) const;
   // A part of a slice on one socket.
   struct Part {
     int socket;
@@ -43,7 +47,7 @@ class Lane {
   void proceed(int64_t now);  // as far as possible without waiting
   std::vector<Part*> parts_to_read();
   std::vector<Part*> parts_to_write();
-  int64_t next_arrival_ns() const;  // of a slice inside the host; 0: none is under way
+  int64_t next_event_ns() const;  // inside the host; 0: none is known
 
  private:
   struct Slice {
@@ -55,22 +59,29 @@ class Lane {
     size_t next_expected = 0;         // step whose slice is the next to be expected
     std::deque<Slice> coming;         // slices that the network is to bring
     size_t arrived = 0;               // slices that the kernel has not yet taken
+    size_t to_learn = 0;              // slices inside the host whose times are not known
     std::deque<int64_t> on_the_way;   // times of arrival of slices inside the host
+    Part times{};                     // the socket from which they come
+    std::vector<char> rest = {};      // bytes of an incomplete time
   };
   struct Outlet {
     Connection* target;
     std::deque<Slice> leaving;        // slices of the kernel for the network
     int64_t link_free_ns = 0;         // of the link inside the host
+    std::vector<char> unsent = {};    // times of arrival of slices inside the host
+    Part times{};                     // the socket to which they go
   };
 
+  void run_ahead(int64_t now);
   bool can_run(const Step& step) const;
-  bool run_steps();
+  bool run_steps(int64_t now);
   bool write(Outlet& outlet, int64_t now);
   bool read(Inlet& inlet, int64_t now);
   void expect_slices(Inlet& inlet);
   Slice divided(Connection& connection, int64_t bytes) const;
-  void write_local(Outlet& outlet, const Slice& slice, int64_t now) const;
-  bool read_local(Inlet& inlet, Slice& slice);
+  void pass_on(Outlet& outlet, int64_t bytes, int64_t time_ns) const;
+  void send_times(Outlet& outlet) const;
+  void learn_times(Inlet& inlet) const;
 
   std::vector<Inlet> inlets_;
   std::vector<Outlet> outlets_;
@@ -78,6 +89,8 @@ class Lane {
   size_t slices_in_buffer_;
   Wire wire_;
   size_t step_ = 0;
+  bool is_local_ = true;  // no connection leads to another host
+  int64_t time_ns_ = 0;   // of the last step, if all connections are local
 };
 
 // Run lanes until all are over.
