@@ -51,6 +51,8 @@ class Case:
 CASES = {
     "8B-2x1": Case("8B", 1, 1),
     "8B-10x1": Case("8B", 5, 1),
+    "8B-2x4": Case("8B", 1, 4, replicas=2),
+    "8B-2x8": Case("8B", 1, 8, replicas=2),
     "70B-2x1": Case("70B", 1, 1, replicas=2, memory=LARGE),
     "70B-2x4": Case("70B", 1, 4, replicas=2, memory=LARGE),
     "70B-2x8": Case("70B", 1, 8, replicas=2, memory=LARGE),

@@ -1,7 +1,7 @@
 """Figures of a modelled GPU: what torch.cuda reports, and the rates that kernels reach.
 
-The efficiencies are the same for all models and GPUs, from published measurements. They are never
-adjusted to a script. docs/gpus.md compares them with published training speeds.
+The efficiencies are the same for all models and GPUs, from published measurements of kernels. They
+are never adjusted to a script. docs/gpus.md compares them with published training speeds.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from testbed.core.gpus import TERA, Accelerator, Device, ModelledGpu
 
 GIB = 2**30
 NS_PER_S = 1e9
-# Part of the peak that large matrix products reach: 0.80 on an H100, 0.86 on an A100 (S. Bekman,
-# Machine Learning Engineering, "Maximum Achievable Matmul FLOPS").
+# Part of the peak that products of the shapes of a large language model's training reach: 720 of
+# 989.5 TFLOP/s on an H100 and an H200 (SemiAnalysis, "MI300X vs H100 vs H200 Benchmark Part 1:
+# Training", 2024). torch's own estimate of times takes 0.75 (torch/utils/_runtime_estimation.py).
+# The best of all shapes reaches 0.80 (S. Bekman, Machine Learning Engineering).
 PRODUCT_EFFICIENCY = 0.73
 # FlashAttention-2, which torch uses, reaches 35 % of an H100's peak (arXiv 2407.08608, abstract).
 ATTENTION_EFFICIENCY = 0.35
