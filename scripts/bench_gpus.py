@@ -1,8 +1,8 @@
 """Measure what training on modelled GPUs costs this machine: CPU time of a step, and memory.
 
-Llama 3 with FSDP2 and activation checkpointing (tests/proof/gpu_scripts/llama_fsdp.py). A step's CPU
-time is that of all guests between the ends of two steps, the mean of the last ones. The memory is
-what the guests' kernels have touched, at most.
+Llama 3 with FSDP2 and activation checkpointing (tests/proof/gpu_scripts/llama_fsdp.py). A step's
+CPU time is that of all guests between the ends of two steps, the mean of the last ones. The memory
+is what the guests' kernels have touched, at most.
 
 usage: scripts/bench_gpus.py [NAME ...]     names from `CASES`; default: all
 """
@@ -165,10 +165,8 @@ def main() -> None:
         count = len(use.step_ends) - 1
         wall_s, cpu_s = ((last[place] - first[place]) / count for place in (0, 1))
         each_mib = touched / ranks / 2**20
-        print(
-            f"{name:<10}{ranks:>6}{touched / GIB:>7.2f}{each_mib:>12.0f}{cpu_s:>13.1f}{wall_s:>8.1f}",
-            flush=True,
-        )
+        memory = f"{touched / GIB:>7.2f}{each_mib:>12.0f}"
+        print(f"{name:<10}{ranks:>6}{memory}{cpu_s:>13.1f}{wall_s:>8.1f}", flush=True)
 
 
 if __name__ == "__main__":

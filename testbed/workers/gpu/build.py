@@ -46,6 +46,7 @@ DEVICE_PARTS = (
 )
 PYTHON_PARTS = (
     "sockets",
+    "host_chains",
     "transfer",
     "rings",
     "carried",

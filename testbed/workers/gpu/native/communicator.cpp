@@ -32,6 +32,15 @@ std::vector<Step> message_steps(int64_t bytes, bool is_sent) {
   return steps;
 }
 
+// The root of a broadcast ends before others begin.
+bool is_rooted(Algorithm algorithm) {
+  return algorithm == Algorithm::broadcast || algorithm == Algorithm::reduce;
+}
+
+int64_t share_of_channel(int64_t bytes, int channel, int channels) {
+  return bytes / channels + (channel < bytes % channels ? 1 : 0);
+}
+
 // Return the number of the host of each rank of a group; nothing if a rank is unknown.
 std::vector<int> hosts_of_group(const std::vector<std::string>& hosts, const std::vector<uint64_t>& global_ranks,
                                 int ranks) {
@@ -59,6 +68,7 @@ Communicator::Communicator(c10::intrusive_ptr<c10d::Store> store, std::string na
       stream_(streams++),
       network_(std::move(network)),
       host_of_rank_(hosts_of_group(network_.hosts, global_ranks, ranks)),
+      chain_(chain_of_rank(rank, host_of_rank_)),
       timeout_ns_(network_.timeout_ns) {
   network_.setting.ranks = ranks;
   network_.setting.hosts = host_of_rank_.empty() ? ranks : 1 + *std::max_element(host_of_rank_.begin(), host_of_rank_.end());
@@ -105,6 +115,9 @@ std::shared_ptr<Operation> Communicator::run(Algorithm algorithm, int64_t bytes,
     } else {
       connect_ring();
       operation->lanes = ring_lanes(algorithm, bytes, root, protocol);
+      if (!is_rooted(algorithm) && chain_.is_last(rank_)) {
+        operation->chain = neighbours(algorithm, bytes, protocol);
+      }
     }
   }
   return enqueue(std::move(operation));
@@ -119,26 +132,81 @@ std::shared_ptr<Operation> Communicator::run_call(std::function<void(std::chrono
   return enqueue(std::move(operation));
 }
 
+Wire Communicator::ring_wire(const Protocol& protocol) const {
+  Wire wire = network_.wire;
+  wire.local_bytes_per_ns /= protocol.channels;
+  wire.per_byte = protocol.is_ll ? 2 : 1;
+  return wire;
+}
+
 std::function<std::vector<Lane>()> Communicator::ring_lanes(Algorithm algorithm, int64_t bytes, int root,
                                                             Protocol protocol) {
   // a chain begins at the root of a broadcast, and ends at the root of a reduction
   const int first = algorithm == Algorithm::reduce ? root + 1 : root;
   const int position = (rank_ - first + 2 * ranks_) % ranks_;
   return [this, algorithm, bytes, position, protocol] {
+    const bool has_chain = !is_rooted(algorithm) && !chain_.ranks.empty();
     const int right = (rank_ + 1) % ranks_;
     const int left = (rank_ + ranks_ - 1) % ranks_;
     const int channels = protocol.channels;
-    Wire wire = network_.wire;
-    wire.local_bytes_per_ns /= channels;
-    wire.per_byte = protocol.is_ll ? 2 : 1;
+    if (has_chain && chain_.is_between(rank_)) {
+      const int64_t start_ns = now_ns();
+      write_all(outgoing_[{chain_.ranks.back(), CHAIN_CHANNEL}].sockets[0], &start_ns, sizeof start_ns);
+    }
     std::vector<Lane> lanes;
     for (int channel = 0; channel < channels; ++channel) {
-      const int64_t share = bytes / channels + (channel < bytes % channels ? 1 : 0);
-      lanes.emplace_back(std::vector{&incoming_[{left, channel}]}, std::vector{&outgoing_[{right, channel}]},
-                         ring_steps(algorithm, share, ranks_, position, protocol),
-                         slices_in_buffer(algorithm, protocol), wire);
+      auto steps = ring_steps(algorithm, share_of_channel(bytes, channel, channels), ranks_, position, protocol);
+      const size_t slices = slices_in_buffer(algorithm, protocol);
+      if (has_chain) {
+        lanes.push_back(chain_lane(std::move(steps), slices, channel, ring_wire(protocol)));
+      } else {
+        lanes.emplace_back(std::vector{&incoming_[{left, channel}]}, std::vector{&outgoing_[{right, channel}]},
+                           std::move(steps), slices, ring_wire(protocol));
+      }
     }
     return lanes;
+  };
+}
+
+// Return this rank's lane in a ring in which its host has ranks between the first and the last.
+Lane Communicator::chain_lane(std::vector<Step> steps, size_t slices_in_buffer, int channel, const Wire& wire) {
+  Connection* source = &incoming_[{(rank_ + ranks_ - 1) % ranks_, channel}];
+  Connection* target = &outgoing_[{(rank_ + 1) % ranks_, channel}];
+  if (chain_.is_last(rank_)) {
+    return {{nullptr}, {target}, std::move(steps), slices_in_buffer, wire};
+  }
+  if (chain_.is_first(rank_)) {
+    Connection* last = &outgoing_[{chain_.ranks.back(), CHAIN_CHANNEL + 1 + channel}];
+    Lane lane({source}, {target, last}, std::move(steps), slices_in_buffer, wire);
+    // a rank ends a chunk before the one in front of it
+    lane.send_late(0, SLICES_OF_CHUNK * chain_.ranks.size());
+    return lane;
+  }
+  Lane lane({source}, {target}, std::move(steps), slices_in_buffer, wire);
+  if (chain_.is_last((rank_ + 1) % ranks_)) {
+    lane.hold_times();  // the last rank knows them
+  }
+  return lane;
+}
+
+// Return the ranks between the first one of this host and the last one, which this rank is.
+std::function<HostChain()> Communicator::neighbours(Algorithm algorithm, int64_t bytes, Protocol protocol) {
+  return [this, algorithm, bytes, protocol] {
+    const int channels = protocol.channels;
+    std::vector<HostChain::Member> members;
+    for (size_t place = 1; place + 1 < chain_.ranks.size(); ++place) {
+      HostChain::Member member{incoming_[{chain_.ranks[place], CHAIN_CHANNEL}].sockets[0], {}};
+      for (int channel = 0; channel < channels; ++channel) {
+        auto steps = ring_steps(algorithm, share_of_channel(bytes, channel, channels), ranks_, 0, protocol);
+        Connection* first = &incoming_[{chain_.ranks.front(), CHAIN_CHANNEL + 1 + channel}];
+        Connection* source = place == 1 ? first : nullptr;
+        member.lanes.emplace_back(std::vector{source}, std::vector<Connection*>{nullptr}, std::move(steps),
+                                  slices_in_buffer(algorithm, protocol), ring_wire(protocol));
+        member.lanes.back().hold_times();
+      }
+      members.push_back(std::move(member));
+    }
+    return HostChain(std::move(members));
   };
 }
 
@@ -301,7 +369,8 @@ void Communicator::carry_out(const std::shared_ptr<Operation>& operation) {
         operation->call(std::chrono::milliseconds(timeout_ns_ / NS_PER_MS));
       } else {
         auto lanes = operation->lanes();
-        transfer(lanes, now_ns() + timeout_ns_);
+        HostChain chain = operation->chain ? operation->chain() : HostChain();
+        transfer(lanes, chain, now_ns() + timeout_ns_);
       }
     } catch (const std::exception& error) {
       const double seconds = static_cast<double>(now_ns() - begin_ns) / NS_PER_S;

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "carried.h"
+#include "host_chains.h"
 #include "rings.h"
 #include "sockets.h"
 #include "timeline.h"
@@ -39,6 +40,8 @@ struct Network {
 constexpr int MESSAGE_CHANNEL = -1;
 constexpr int UP_CHANNEL = 1000;    // of trees: from children to parents
 constexpr int DOWN_CHANNEL = 2000;  // from parents to children
+// To the last rank of a host: from the ranks between the first and the last; above, from the first.
+constexpr int CHAIN_CHANNEL = 3000;
 
 using Ended = std::function<void(int64_t, int64_t)>;  // called with begin and end in Unix ns
 
@@ -55,6 +58,7 @@ struct Operation {
   MarkerPtr start;                                   // when the stream reaches the operation
   MarkerPtr end = std::make_shared<Marker>();
   std::function<std::vector<Lane>()> lanes;
+  std::function<HostChain()> chain;  // of the ranks whose steps this rank works out; null: of none
   std::function<void(std::chrono::milliseconds)> call;  // of another library, in place of lanes
   Listeners listeners;
   std::vector<std::shared_ptr<Carried>> carried;
@@ -90,6 +94,9 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
 
   void open_listener();
   std::function<std::vector<Lane>()> ring_lanes(Algorithm algorithm, int64_t bytes, int root, Protocol protocol);
+  Lane chain_lane(std::vector<Step> steps, size_t slices_in_buffer, int channel, const Wire& wire);
+  std::function<HostChain()> neighbours(Algorithm algorithm, int64_t bytes, Protocol protocol);
+  Wire ring_wire(const Protocol& protocol) const;
   std::function<std::vector<Lane>()> tree_lanes(int64_t bytes, Protocol protocol);
   Lane tree_lane(const TreePlace& place, int channel, int64_t bytes, const Protocol& protocol, bool is_up);
   bool is_in_second_tree(int channel) const;
@@ -114,6 +121,7 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   int64_t stream_;
   Network network_;
   std::vector<int> host_of_rank_;  // empty: not known
+  ChainPlace chain_;
   std::atomic<int64_t> timeout_ns_;
   std::unique_ptr<Listener> listener_;
   std::map<Key, Connection> outgoing_;

@@ -40,6 +40,20 @@ void Communicator::connect_ring() {
   for (int channel = 0; channel < network_.protocol.channels; ++channel) {
     outgoing.emplace_back(right, channel);
     incoming.emplace_back(left, channel);
+    if (chain_.is_first(rank_)) {
+      outgoing.emplace_back(chain_.ranks.back(), CHAIN_CHANNEL + 1 + channel);
+    }
+    if (chain_.is_last(rank_)) {
+      incoming.emplace_back(chain_.ranks.front(), CHAIN_CHANNEL + 1 + channel);
+    }
+  }
+  for (const int rank : chain_.ranks) {
+    if (chain_.is_last(rank_) && chain_.is_between(rank)) {
+      incoming.emplace_back(rank, CHAIN_CHANNEL);
+    }
+  }
+  if (chain_.is_between(rank_)) {
+    outgoing.emplace_back(chain_.ranks.back(), CHAIN_CHANNEL);
   }
   connect_all(outgoing, incoming);
 }

@@ -8,7 +8,6 @@ namespace {
 
 // A chunk of a ring has four steps of the buffer, in two slices; a chunk of a chain has one step.
 constexpr int64_t RING_CHUNK_STEPS = 4;
-constexpr int64_t SLICES_OF_CHUNK = 2;
 constexpr int64_t LEAST_PART_OF_SLICE = 32;
 
 bool is_chain(Algorithm algorithm) {

@@ -8,6 +8,8 @@
 
 namespace testbed {
 
+constexpr int64_t SLICES_OF_CHUNK = 2;
+
 enum class Algorithm { all_reduce, all_gather, reduce_scatter, broadcast, reduce };
 
 // A protocol of NCCL, in bytes: "simple", or "LL" (low latency), which sends a flag of 8 bytes with

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "host_chains.h"
 #include "timeline.h"
 
 namespace testbed {
@@ -17,7 +18,7 @@ namespace {
 
 constexpr int64_t LEAST_PART = 64 << 10;  // NCCL divides no smaller messages among sockets
 constexpr size_t BUFFER = 1 << 20;
-constexpr size_t MOST_TIMES = 512;  // that are read at once
+constexpr size_t MOST_TIMES = 4096;  // that are read at once
 constexpr int64_t NS_PER_S = 1'000'000'000;
 
 const char* payload() {
@@ -56,6 +57,8 @@ int64_t take_some(int socket, int64_t bytes) {
   return received;
 }
 
+bool is_local(const Connection* connection) { return connection == nullptr || connection->is_local; }
+
 }  // namespace
 
 Lane::Lane(std::vector<Connection*> sources, std::vector<Connection*> targets, std::vector<Step> steps,
@@ -63,25 +66,65 @@ Lane::Lane(std::vector<Connection*> sources, std::vector<Connection*> targets, s
     : steps_(std::move(steps)), slices_in_buffer_(slices_in_buffer), wire_(wire) {
   const auto slices = static_cast<size_t>(
       std::count_if(steps_.begin(), steps_.end(), [](const Step& step) { return step.received > 0; }));
+  for (size_t place = 0; place < steps_.size(); ++place) {
+    sending_steps_ = steps_[place].sent > 0 ? place + 1 : sending_steps_;
+  }
   for (Connection* source : sources) {
     Inlet inlet{source};
-    inlet.times.socket = source->sockets[0];
-    inlet.to_learn = source->is_local ? slices : 0;
+    if (source != nullptr) {
+      inlet.times.socket = source->sockets[0];
+      inlet.to_learn = source->is_local ? slices : 0;
+      is_local_ &= source->is_local;
+    }
     inlets_.push_back(std::move(inlet));
-    is_local_ &= source->is_local;
   }
   for (Connection* target : targets) {
     Outlet outlet{target};
-    outlet.times.socket = target->sockets[0];
+    if (target != nullptr) {
+      outlet.times.socket = target->sockets[0];
+      is_local_ &= target->is_local;
+    }
     outlets_.push_back(std::move(outlet));
-    is_local_ &= target->is_local;
   }
 }
 
-bool Lane::is_over(int64_t now) const {
-  const auto has_left = [](const Outlet& outlet) { return outlet.leaving.empty() && outlet.unsent.empty(); };
-  return step_ == steps_.size() && time_ns_ <= now && std::all_of(outlets_.begin(), outlets_.end(), has_left);
+void Lane::hold_times() {
+  for (Outlet& outlet : outlets_) {
+    outlet.is_held = true;
+  }
 }
+
+void Lane::send_late(size_t target, size_t last) {
+  outlets_[target].held_steps = sending_steps_ - std::min(sending_steps_, last);
+}
+
+void Lane::leave() {
+  for (Inlet& inlet : inlets_) {
+    if (inlet.source != nullptr) {
+      inlet.source->times_to_skip += inlet.to_learn;
+    }
+  }
+}
+
+std::vector<int64_t> Lane::take_times() {
+  std::vector<int64_t> times;
+  std::swap(times, outlets_[0].unsent);
+  return times;
+}
+
+void Lane::learn(const std::vector<int64_t>& times_ns) {
+  auto& known = inlets_[0].on_the_way;
+  known.insert(known.end(), times_ns.begin(), times_ns.end());
+}
+
+bool Lane::has_sent() const {
+  const auto has_left = [](const Outlet& outlet) {
+    return outlet.leaving.empty() && (outlet.unsent.empty() || outlet.is_held);
+  };
+  return std::all_of(outlets_.begin(), outlets_.end(), has_left);
+}
+
+bool Lane::is_over(int64_t now) const { return has_run() && time_ns_ <= now && has_sent(); }
 
 void Lane::proceed(int64_t now) {
   if (is_local_) {
@@ -106,9 +149,9 @@ void Lane::proceed(int64_t now) {
 }
 
 // Work out the times of steps that depend on nothing outside of the host.
-void Lane::run_ahead(int64_t now) {
+void Lane::run_ahead(int64_t start_ns) {
   if (time_ns_ == 0) {
-    time_ns_ = now;
+    time_ns_ = start_ns;
   }
   for (Inlet& inlet : inlets_) {
     learn_times(inlet);
@@ -159,7 +202,7 @@ bool Lane::run_steps(int64_t now) {
       inlet.arrived -= step.received > 0 ? 1 : 0;
     }
     for (Outlet& outlet : outlets_) {
-      if (step.sent > 0 && outlet.target->is_local) {
+      if (step.sent > 0 && is_local(outlet.target)) {
         pass_on(outlet, step.sent, now);
       } else if (step.sent > 0) {
         outlet.leaving.push_back(divided(*outlet.target, step.sent));
@@ -172,7 +215,7 @@ bool Lane::run_steps(int64_t now) {
 }
 
 void Lane::expect_slices(Inlet& inlet) {
-  if (inlet.source->is_local) {
+  if (is_local(inlet.source)) {
     return;
   }
   while (inlet.next_expected < steps_.size() && inlet.coming.size() + inlet.arrived < slices_in_buffer_) {
@@ -225,27 +268,34 @@ void Lane::pass_on(Outlet& outlet, int64_t bytes, int64_t time_ns) const {
   const double on_link = static_cast<double>(bytes * wire_.per_byte);
   const auto duration_ns = static_cast<int64_t>(std::llround(on_link / wire_.local_bytes_per_ns));
   outlet.link_free_ns = std::max(outlet.link_free_ns, time_ns) + duration_ns;
-  const auto* bytes_of_time = reinterpret_cast<const char*>(&outlet.link_free_ns);
-  outlet.unsent.insert(outlet.unsent.end(), bytes_of_time, bytes_of_time + sizeof outlet.link_free_ns);
+  outlet.unsent.push_back(outlet.link_free_ns);
+}
+
+bool Lane::is_held_back(const Outlet& outlet) const {
+  return outlet.is_held || step_ < outlet.held_steps;
 }
 
 // Send the known times of arrival, as far as possible without waiting.
 void Lane::send_times(Outlet& outlet) const {
-  if (outlet.unsent.empty() || !outlet.times.is_ready) {
+  if (is_held_back(outlet) || outlet.unsent.empty() || !outlet.times.is_ready) {
     return;
   }
-  const ssize_t sent =
-      send(outlet.times.socket, outlet.unsent.data(), outlet.unsent.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+  const auto* bytes = reinterpret_cast<const char*>(outlet.unsent.data()) + outlet.sent_bytes;
+  const size_t left = outlet.unsent.size() * sizeof(int64_t) - outlet.sent_bytes;
+  const ssize_t sent = send(outlet.times.socket, bytes, left, MSG_NOSIGNAL | MSG_DONTWAIT);
   if (sent < 0 && errno != EAGAIN && errno != EINTR) {
     fail("send");
   }
-  outlet.unsent.erase(outlet.unsent.begin(), outlet.unsent.begin() + std::max<ssize_t>(sent, 0));
+  outlet.sent_bytes += static_cast<size_t>(std::max<ssize_t>(sent, 0));
+  const auto whole = static_cast<ptrdiff_t>(outlet.sent_bytes / sizeof(int64_t));
+  outlet.unsent.erase(outlet.unsent.begin(), outlet.unsent.begin() + whole);
+  outlet.sent_bytes %= sizeof(int64_t);
   outlet.times.is_ready = outlet.unsent.empty();
 }
 
 bool Lane::read(Inlet& inlet, int64_t now) {
   bool has_read = false;
-  if (inlet.source->is_local) {
+  if (is_local(inlet.source)) {
     learn_times(inlet);
     while (!inlet.on_the_way.empty() && inlet.on_the_way.front() <= now) {
       inlet.on_the_way.pop_front();
@@ -284,26 +334,32 @@ void Lane::learn_times(Inlet& inlet) const {
   if (inlet.to_learn == 0 || !inlet.on_the_way.empty() || !inlet.times.is_ready) {
     return;
   }
-  const size_t known = inlet.rest.size();
-  const size_t wanted = std::min(inlet.to_learn, MOST_TIMES) * sizeof(int64_t);
-  inlet.rest.resize(wanted);
-  const ssize_t size = recv(inlet.times.socket, inlet.rest.data() + known, wanted - known, MSG_DONTWAIT);
+  auto& rest = inlet.source->rest;
+  auto& to_skip = inlet.source->times_to_skip;
+  const size_t known = rest.size();
+  const size_t wanted = std::min(to_skip + inlet.to_learn, MOST_TIMES) * sizeof(int64_t);
+  rest.resize(wanted);
+  const ssize_t size = recv(inlet.times.socket, rest.data() + known, wanted - known, MSG_DONTWAIT);
   if (size == 0) {
     throw std::runtime_error("a peer has closed the connection");
   }
   if (size < 0 && errno != EAGAIN && errno != EINTR) {
     fail("recv");
   }
-  inlet.rest.resize(known + static_cast<size_t>(std::max<ssize_t>(size, 0)));
+  rest.resize(known + static_cast<size_t>(std::max<ssize_t>(size, 0)));
   inlet.times.is_ready = false;
-  const size_t complete = inlet.rest.size() / sizeof(int64_t);
+  const size_t complete = rest.size() / sizeof(int64_t);
   for (size_t place = 0; place < complete; ++place) {
+    if (to_skip > 0) {
+      to_skip -= 1;
+      continue;
+    }
     int64_t time_ns = 0;
-    memcpy(&time_ns, inlet.rest.data() + place * sizeof time_ns, sizeof time_ns);
+    memcpy(&time_ns, rest.data() + place * sizeof time_ns, sizeof time_ns);
     inlet.on_the_way.push_back(time_ns);
+    inlet.to_learn -= 1;
   }
-  inlet.to_learn -= complete;
-  inlet.rest.erase(inlet.rest.begin(), inlet.rest.begin() + static_cast<ptrdiff_t>(complete * sizeof(int64_t)));
+  rest.erase(rest.begin(), rest.begin() + static_cast<ptrdiff_t>(complete * sizeof(int64_t)));
 }
 
 namespace {
@@ -337,7 +393,7 @@ std::vector<Lane::Part*> Lane::parts_to_write() {
   std::vector<Part*> parts;
   for (Outlet& outlet : outlets_) {
     add_parts_left(outlet.leaving, parts);
-    if (!outlet.unsent.empty()) {
+    if (!outlet.unsent.empty() && !is_held_back(outlet)) {
       parts.push_back(&outlet.times);
     }
   }
@@ -360,50 +416,59 @@ int64_t Lane::next_event_ns() const {
 
 namespace {
 
-// Wait until a lane can proceed; return whether one can before the deadline.
-bool wait_for_any(std::vector<Lane>& lanes, int64_t now, int64_t deadline_ns) {
-  std::vector<pollfd> sockets;
-  std::vector<Lane::Part*> parts;
+// Wait until something can proceed; return whether it can before the deadline.
+bool wait_for_any(std::vector<Lane>& lanes, HostChain& chain, int64_t now, int64_t deadline_ns) {
+  std::vector<Lane::Part*> to_read = chain.parts_to_read();
+  std::vector<Lane::Part*> to_write;
   int64_t until_ns = deadline_ns;
   for (Lane& lane : lanes) {
     if (lane.is_over(now)) {
       continue;
     }
     for (Lane::Part* part : lane.parts_to_read()) {
-      sockets.push_back({part->socket, POLLIN, 0});
-      parts.push_back(part);
+      to_read.push_back(part);
     }
     for (Lane::Part* part : lane.parts_to_write()) {
-      sockets.push_back({part->socket, POLLOUT, 0});
-      parts.push_back(part);
+      to_write.push_back(part);
     }
     if (lane.next_event_ns() > 0) {
       until_ns = std::min(until_ns, lane.next_event_ns());
     }
   }
+  std::vector<pollfd> sockets;
+  for (const Lane::Part* part : to_read) {
+    sockets.push_back({part->socket, POLLIN, 0});
+  }
+  for (const Lane::Part* part : to_write) {
+    sockets.push_back({part->socket, POLLOUT, 0});
+  }
   const int64_t left_ns = std::max<int64_t>(0, until_ns - now);
   const timespec left{left_ns / NS_PER_S, left_ns % NS_PER_S};
   const int ready = ppoll(sockets.data(), sockets.size(), &left, nullptr);
   for (size_t place = 0; place < sockets.size(); ++place) {
-    parts[place]->is_ready = sockets[place].revents != 0;
+    const bool is_read = place < to_read.size();
+    Lane::Part* part = is_read ? to_read[place] : to_write[place - to_read.size()];
+    part->is_ready = sockets[place].revents != 0;
   }
   return ready != 0 || until_ns < deadline_ns;
 }
 
 }  // namespace
 
-void transfer(std::vector<Lane>& lanes, int64_t deadline_ns) {
+void transfer(std::vector<Lane>& lanes, HostChain& chain, int64_t deadline_ns) {
   while (true) {
     const int64_t now = now_ns();
+    chain.proceed(lanes);
     bool is_over = true;
     for (Lane& lane : lanes) {
       lane.proceed(now);
       is_over &= lane.is_over(now);
     }
     if (is_over) {
+      chain.leave();
       return;
     }
-    if (!wait_for_any(lanes, now, deadline_ns)) {
+    if (!wait_for_any(lanes, chain, now, deadline_ns)) {
       throw std::runtime_error("timed out");
     }
   }

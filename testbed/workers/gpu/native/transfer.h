@@ -33,6 +33,11 @@ struct Wire {
 // times, and then waits until the last one is over.
 class Lane {
  public:
+  // Args:
+  //   sources, targets: connections; null: of a rank whose steps this process works out.
+  //   steps: what the lane does.
+  //   slices_in_buffer: slices between kernel and network.
+  //   wire: how bytes become bytes on the wire.
   Lane(std::vector<Connection*> sources, std::vector<Connection*> targets, std::vector<Step> steps,
        size_t slices_in_buffer, Wire wire);
 
@@ -45,6 +50,15 @@ class Lane {
   };
 
   void proceed(int64_t now);  // as far as possible without waiting
+  void run_ahead(int64_t start_ns);  // the same, with the times of a lane inside the host
+  void hold_times();                   // keep what is passed on until `take_times`
+  void send_late(size_t target, size_t last);  // send a target all times at once, but the last ones
+  std::vector<int64_t> take_times();   // of the slices that were passed on
+  void learn(const std::vector<int64_t>& times_ns);  // of slices from a source without connection
+  void leave();                        // skip the times that are still to come
+  bool has_run() const { return step_ == steps_.size(); }
+  bool has_sent() const;
+  int64_t time_ns() const { return time_ns_; }
   std::vector<Part*> parts_to_read();
   std::vector<Part*> parts_to_write();
   int64_t next_event_ns() const;  // inside the host; 0: none is known
@@ -62,17 +76,19 @@ class Lane {
     size_t to_learn = 0;              // slices inside the host whose times are not known
     std::deque<int64_t> on_the_way;   // times of arrival of slices inside the host
     Part times{};                     // the socket from which they come
-    std::vector<char> rest = {};      // bytes of an incomplete time
   };
   struct Outlet {
     Connection* target;
     std::deque<Slice> leaving;        // slices of the kernel for the network
     int64_t link_free_ns = 0;         // of the link inside the host
-    std::vector<char> unsent = {};    // times of arrival of slices inside the host
+    std::vector<int64_t> unsent = {};  // times of arrival of slices inside the host
+    size_t sent_bytes = 0;             // of the first of them
+    bool is_held = false;              // this process takes them
+    size_t held_steps = 0;             // after so many steps they are sent, all at once
     Part times{};                     // the socket to which they go
   };
 
-  void run_ahead(int64_t now);
+  bool is_held_back(const Outlet& outlet) const;
   bool can_run(const Step& step) const;
   bool run_steps(int64_t now);
   bool write(Outlet& outlet, int64_t now);
@@ -89,14 +105,22 @@ class Lane {
   size_t slices_in_buffer_;
   Wire wire_;
   size_t step_ = 0;
+  size_t sending_steps_ = 0;  // steps until the last one that passes a slice on
   bool is_local_ = true;  // no connection leads to another host
   int64_t time_ns_ = 0;   // of the last step, if all connections are local
 };
 
+class HostChain;
+
 // Run lanes until all are over.
+//
+// Args:
+//   lanes: the lanes.
+//   chain: ranks of this host whose steps this rank works out.
+//   deadline_ns: when to give up.
 //
 // Throws:
 //   std::runtime_error: a peer has closed a connection, or nothing came before `deadline_ns`.
-void transfer(std::vector<Lane>& lanes, int64_t deadline_ns);
+void transfer(std::vector<Lane>& lanes, HostChain& chain, int64_t deadline_ns);
 
 }  // namespace testbed
