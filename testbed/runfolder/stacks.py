@@ -16,8 +16,29 @@ HEADING = re.compile(r"^rank (\d+) on (\S+): (.*)$", re.MULTILINE)
 FRAME = re.compile(r'^ +File "(?P<file>.*)", line (?P<line>\d+) in (?P<name>.*)$', re.MULTILINE)
 THREAD = re.compile(r"^(?:Current thread|Thread) 0x.*\(most recent call first\):$", re.MULTILINE)
 END = "end of the stacks\n"  # last line of a part
+# The packages of testbed. A clone may have the name testbed as well, and contain a user's script.
+PACKAGES = (
+    "analysis",
+    "api",
+    "cli",
+    "core",
+    "deployments",
+    "doctor",
+    "execution",
+    "guest",
+    "measure",
+    "network",
+    "plan",
+    "report",
+    "runfolder",
+    "spec",
+    "sweep",
+    "ui",
+    "workers",
+)
+OWN = (*(f"/testbed/{package}/" for package in PACKAGES), "/testbed/__main__.py")
 # Parts of the paths of files that a user did not write.
-FOREIGN = ("<frozen", "/torch/", "/testbed/", "/workloads/script/", "/python3.", "/runpy.py")
+FOREIGN = (*OWN, "<frozen", "/torch/", "/workloads/script/", "/python3.", "/runpy.py")
 # Calls of these files mean that a rank is in an operation of torch.distributed.
 # A backward pass may wait for the operations of DistributedDataParallel.
 OPERATION_FILES = ("/torch/distributed/", "/testbed/workers/dispatcher.py", "/torch/autograd/")
