@@ -18,6 +18,7 @@ RARE = (1e-4,)  # four million packets, four minutes: with `make proof`
 RTTS_MS = (20, 100)
 LOSS_EVENTS = {1e-4: 100, 1e-3: 250, 1e-2: 600}  # expected in the measured part
 CONTROLS = ("reno", "cubic")
+SMALL_WINDOW = 15  # packets
 FLOWS = 8
 SHADOW = {  # rate: delay in ms, least part of the rate
     "1 Mbit/s": (300, 0.70),
@@ -135,7 +136,7 @@ def rare(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 @pytest.mark.parametrize(("control", "p", "rtt"), formula_cells(LOSSES))
 def test_loss(results: dict[str, Any], control: str, p: float, rtt: int) -> None:
-    """Rate = segment x window / RTT, within 15 %."""
+    """Rate = segment x window / RTT, within 15 %, or 20 % with a window of a dozen packets."""
     check_response(results, control, p, rtt)
 
 
@@ -149,9 +150,12 @@ def test_rare_loss(rare: dict[str, Any], control: str, p: float, rtt: int) -> No
 def check_response(results: dict[str, Any], control: str, p: float, rtt: int) -> None:
     """Compare the rate with the formula; `rtt` in ms."""
     rtt_s = rtt / 1000
-    expected_bps = SEGMENT * 8 * expected_window(control, p, rtt) / rtt_s
+    window = expected_window(control, p, rtt)
+    expected_bps = SEGMENT * 8 * window / rtt_s
+    # Windows are whole packets, and rounded down at each loss: 12 x 0.7 is 8, 5 % less than 8.4.
+    tolerance = 0.2 if window < SMALL_WINDOW else 0.15
     (measured_bps,) = results[f"{control} {p} {rtt}"]["bps"]
-    assert measured_bps == pytest.approx(expected_bps, rel=0.15)
+    assert measured_bps == pytest.approx(expected_bps, rel=tolerance)
 
 
 def test_bbr(results: dict[str, Any]) -> None:
