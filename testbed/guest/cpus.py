@@ -3,9 +3,9 @@
 A guest's kernel and its processes take turns. On one CPU each turn is a switch between programs. On
 two CPUs both sides look for their turn in memory, and a system call takes half as long.
 
-So a guest has a CPU of its own, if there is one, and borrows a second one for its processes while
-no other guest has that one as its own. Left to the scheduler, kernel and processes would move
-between CPUs, which makes each turn three times as long.
+So each guest has a separate CPU, if there is one, and borrows a second one for its processes while
+no other guest has that one. Left to the scheduler, kernel and processes would move between CPUs,
+which makes each turn three times as long.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class ProcessStat:
 
 def session_cpu_seconds(session: int) -> float:
     """Return the CPU time in s of all processes of a session, including children already reaped."""
-    ticks = sum(process.ticks for process in _processes_of(session))
+    ticks = sum(process.ticks for process in processes_of(session))
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
@@ -53,7 +53,7 @@ def kill_session(session: int, *, await_memory: bool) -> None:
             only until all have ended.
     """
     for _attempt in range(KILL_ATTEMPTS):
-        living = [process for process in _processes_of(session) if not process.has_ended]
+        living = [process for process in processes_of(session) if not process.has_ended]
         if not await_memory:
             living = [process for process in living if process.virtual_bytes > 0]
         if not living:
@@ -70,7 +70,8 @@ def is_running(pid: int) -> bool:
     return fields is not None and fields[0] not in "ZX"
 
 
-def _processes_of(session: int) -> Iterator[ProcessStat]:
+def processes_of(session: int) -> Iterator[ProcessStat]:
+    """Yield the processes of a session, also those that have ended and are not yet reaped."""
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue

@@ -10,6 +10,7 @@ import pytest
 
 from testbed.guest.boot import Guest, GuestSpec, start_guest
 from testbed.guest.kernel import Kernel
+from testbed.guest.session import processes_of
 from tests.support.guests import (
     MEMORY_BYTES,
     WAYS,
@@ -60,21 +61,12 @@ def test_a_process_that_the_host_kills_ends_in_the_guest(
 
 def busiest_process(guest: Guest) -> int:
     """Wait until a process of the guest has used a second of CPU time, and return its number."""
+    kernel = guest.process.pid
+    second = os.sysconf("SC_CLK_TCK")
     deadline = time.monotonic() + LONGEST_S
     while time.monotonic() < deadline:
-        for child in children(guest.process.pid):
-            if cpu_s(child) > 1:
-                return child
+        for process in processes_of(kernel):
+            if process.pid != kernel and process.ticks > second:
+                return process.pid
         time.sleep(0.1)
     raise AssertionError(f"no process is busy:\n{console(guest.writable)}")
-
-
-def children(pid: int) -> list[int]:
-    words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(word) for word in words]
-
-
-def cpu_s(pid: int) -> float:
-    """User and system time of a process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
