@@ -118,11 +118,13 @@ class GuestRecords:
         grown: list[str] = []
         with os.scandir(raw) as entries:
             for entry in entries:
+                if not entry.name.endswith(".jsonl"):
+                    continue
                 size = entry.stat(follow_symlinks=False).st_size
                 if self._sizes.get(entry.path) != size:
                     self._sizes[entry.path] = size
                     grown.append(entry.path)
-        return [Path(path) for path in sorted(grown) if path.endswith(".jsonl")]
+        return [Path(path) for path in sorted(grown)]
 
     def _forward_wish(self) -> None:
         """Let every guest write the stacks of its ranks, if they are wanted."""
