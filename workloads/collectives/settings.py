@@ -13,7 +13,7 @@ from testbed.spec.base import Count, Flag, Mistake, Strict, refuse
 from testbed.spec.workload import Workload
 from testbed.workers import comm
 
-from .buffers import buffer_bytes
+from .buffers import RANK_MEMORY, buffer_bytes, connections_bytes, holes_bytes
 from .catalog import CATALOG, HIERARCHICAL
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ ITEM_BYTES: dict[Dtype, int] = {
     "int64": 8,
 }
 KIB, MIB = 2**10, 2**20
-PROGRAM_MEMORY = 60 * MIB  # measured: 50 MiB a rank, of 20 ranks and of 4
 
 
 def _kind_of_iterations(value: object) -> str:
@@ -140,13 +139,10 @@ class Collectives(Workload):
     @property
     def rank_program_bytes(self) -> int:
         """Memory in bytes of a rank without its tensors, and without what ranks share."""
-        return PROGRAM_MEMORY
+        return RANK_MEMORY
 
     def rank_tensors_bytes(self, ranks: int) -> int:
-        """Return the memory in bytes that a rank's buffers need, as measured (buffers.py).
-
-        Several operations leave holes in the heap, as large as one buffer.
-        """
+        """Return the memory in bytes that a rank's buffers and connections need (buffers.py)."""
         largest = self.largest_tensor_bytes(ranks)
         most = 0
         for op in self.ops:
@@ -160,8 +156,8 @@ class Collectives(Workload):
             )
             most = max(most, needed)
 
-        holes = largest if len(self.ops) > 1 and not self.is_folded else 0
-        return most + holes
+        holes = holes_bytes(largest, len(self.ops), folded=self.is_folded)
+        return most + holes + connections_bytes(ranks, self.connections)
 
     @property
     def longest_pause_ns(self) -> int:

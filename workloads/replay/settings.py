@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr
-from testbed.workloads.collectives.buffers import buffer_bytes
+from testbed.workloads.collectives.buffers import RANK_MEMORY, buffer_bytes, connections_bytes
 
 from testbed.core.units import UnitError
 from testbed.spec.workload import Workload
@@ -18,7 +18,6 @@ from .trace import MESSAGES
 from .trace_set import load_programs, trace_files
 
 MIB = 2**20
-PROGRAM_MEMORY = 60 * MIB  # as of the workload collectives
 ITEM_MEMORY = 2000  # bytes of an item of the longest program, in Python
 BUFFERS = 4 * MIB  # all buffers of a rank share this memory
 AT_ONCE = 2  # threads of gloo in a process group, each with an operation
@@ -81,7 +80,8 @@ class Replay(Workload):
     @property
     def rank_program_bytes(self) -> int:
         """Memory in bytes of a rank without its tensors."""
-        return PROGRAM_MEMORY
+        rank_bytes: int = RANK_MEMORY
+        return rank_bytes
 
     def rank_tensors_bytes(self, ranks: int) -> int:
         """Return the memory in bytes that a rank's operations and program need."""
@@ -93,7 +93,10 @@ class Replay(Workload):
                 )
                 sizes.append(size)
         longest = max(len(program) for program in self._loaded(ranks)["programs"])
-        return BUFFERS + sum(sorted(sizes)[-AT_ONCE:]) + longest * ITEM_MEMORY
+        peers = ranks + sum(len(members) for members in self._loaded(ranks)["groups"].values())
+        connected_bytes: int = connections_bytes(peers)
+        operations_bytes = BUFFERS + sum(sorted(sizes)[-AT_ONCE:])
+        return operations_bytes + connected_bytes + longest * ITEM_MEMORY
 
     def _items(self, ranks: int) -> Iterator[ProgramItem]:
         for program in self._loaded(ranks)["programs"]:

@@ -401,10 +401,10 @@ def test_unknown_workload() -> None:
 
 def test_more_hosts_than_memory() -> None:
     with pytest.raises(InputError) as caught:
-        resolve(Topology.load("single-cluster"), Collectives(), machine_memory_bytes=3 * 2**30)
+        resolve(Topology.load("single-cluster"), Collectives(), machine_memory_bytes=5 * 2**29)
     assert str(caught.value) == (
-        "8 hosts need 4.19 GiB of memory, but this machine has 3 GiB\n"
-        "  3 hosts would fit; use --isolation process or smaller tensors"
+        "8 hosts need 2.95 GiB of memory, but this machine has 2.5 GiB\n"
+        "  4 hosts would fit; use --isolation process or smaller tensors"
         "; override this estimate with --guest-memory"
     )
 

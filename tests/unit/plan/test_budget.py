@@ -12,12 +12,13 @@ from testbed.plan.resolve import resolve, resolve_network
 from testbed.spec.options import RunOptions
 from testbed.spec.topology import Topology
 
-MIB, GIB = 2**20, 2**30
+KIB, MIB, GIB = 2**10, 2**20, 2**30
 # Each way 10 Gbit/s for 16.41 ms (twice 8.2 ms and the NICs' 5 us) and a queue of 13541 packets of
 # 1500 bytes; TCP's buffers hold twice that.
 TWO_SITES_WINDOWS = 2 * 2 * (20_512_500 + 13_541 * 1500)
-SMALL_MACHINE = 3 * GIB  # for the 8 hosts of single-cluster in containers
-PROGRAM = 60 * MIB  # of a rank of collectives
+SMALL_MACHINE = 2 * GIB  # for the 8 hosts of single-cluster in containers
+CONNECTIONS = 4 * 16 * KIB  # of a rank of collectives, one of four
+PROGRAM = 16 * MIB + CONNECTIONS
 
 
 def plan_of(
@@ -43,16 +44,16 @@ def refusal(**options: Any) -> str:
 
 def test_memory_of_containers() -> None:
     plan = resolve(Topology.load("two-sites"), Collectives(), machine_memory_bytes=2**40)
-    # all_gather has the whole, a part and gloo's two copies, and leaves a hole. Other buffers of
-    # gloo: 4 MiB. Packets: two operations of 16 MiB for each of four ranks.
-    rank = PROGRAM + (1 + 0.25 + 2 + 1) * 16 * MIB + 4 * MIB
-    assert plan.guest_memory_bytes == 2 * GIB + 4 * (150 * MIB + rank) + 2 * 4 * 16 * MIB
+    # all_gather has the whole, a part and gloo's two copies; two holes. Other buffers of gloo:
+    # 4 MiB. Packets: two operations of 16 MiB for each of four ranks.
+    rank = PROGRAM + (1 + 0.25 + 2 + 2) * 16 * MIB + 4 * MIB
+    assert plan.guest_memory_bytes == 2 * GIB + 4 * (20 * MIB + rank) + 2 * 4 * 16 * MIB
     assert plan.workers.memory_bytes == GIB
 
 
 def test_memory_of_processes() -> None:
     plan = plan_of(sizes="1 GiB", isolation="process")
-    host = PROGRAM + (1 + 0.25 + 2 + 1) * GIB + 4 * MIB
+    host = PROGRAM + (1 + 0.25 + 2 + 2) * GIB + 4 * MIB
     assert plan.workers.memory_bytes == 2 * host
     assert plan.guest_memory_bytes == GIB + 4 * host + TWO_SITES_WINDOWS
 
@@ -60,11 +61,16 @@ def test_memory_of_processes() -> None:
 def test_memory_follows_the_operations() -> None:
     """all_reduce needs one buffer; folded buffers need none, but gloo's copies are real."""
     common: dict[str, Any] = {"ops": ["all_reduce"], "sizes": ["1 GiB"]}
-    assert Collectives.model_validate(common).rank_tensors_bytes(4) == GIB + 4 * MIB
+    assert Collectives.model_validate(common).rank_tensors_bytes(4) == GIB + 4 * MIB + CONNECTIONS
     folded = Collectives.model_validate({**common, "payload": "folded"})
-    assert folded.rank_tensors_bytes(4) == 4 * MIB
+    assert folded.rank_tensors_bytes(4) == 4 * MIB + CONNECTIONS
     gathered = {"ops": ["all_gather"], "sizes": ["1 GiB"], "payload": "folded"}
-    assert Collectives.model_validate(gathered).rank_tensors_bytes(4) == 2 * GIB + 4 * MIB
+    expected = 2 * GIB + 4 * MIB + CONNECTIONS
+    assert Collectives.model_validate(gathered).rank_tensors_bytes(4) == expected
+    several = {**gathered, "ops": ["all_gather", "barrier"]}
+    assert Collectives.model_validate(several).rank_tensors_bytes(4) == expected + GIB
+    connected = Collectives.model_validate({**common, "payload": "folded", "connections": 8})
+    assert connected.rank_tensors_bytes(64) == 4 * MIB + 8 * 64 * 16 * KIB
 
 
 @pytest.mark.parametrize(
@@ -87,7 +93,7 @@ def test_hundreds_of_ranks_fit(hosts: int, settings: dict[str, Any], gib: int) -
 
 @pytest.mark.parametrize("limit", [16 * MIB, 160 * MIB, 8 * GIB])
 def test_host_limit_is_obeyed(limit: int) -> None:
-    """Below the estimate of a host (60 MiB and tensors) and above."""
+    """Below the estimate of a host (16 MiB and tensors) and above."""
     plan = plan_of(isolation="process", memory=f"{limit} B")
     assert plan.workers.memory_bytes == limit
     assert plan.guest_memory_bytes == GIB + 4 * limit + 2 * 4 * MIB

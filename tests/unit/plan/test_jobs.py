@@ -11,7 +11,7 @@ from testbed.spec.options import RunOptions
 from testbed.spec.topology import Topology
 from testbed.spec.workload import load_workload
 
-MIB = 2**20
+KIB, MIB = 2**10, 2**20
 TEXT = """
 workload: jobs
 jobs:
@@ -52,9 +52,12 @@ def test_jobs_meet_at_different_ports_and_times(tmp_path: Path) -> None:
 
 
 def test_a_host_has_memory_for_the_ranks_of_all_its_jobs(tmp_path: Path) -> None:
-    """60 MiB a rank, its buffer and as much for gloo: a rank of a and two of b share a host."""
+    """16 MiB a rank, 16 KiB for each rank of its job, its buffer and as much for gloo.
+
+    A rank of a and two of b share a host.
+    """
     plan = planned(tmp_path)
-    host = (60 + 1 + 1) * MIB + 2 * (60 + 2 + 2) * MIB
+    host = (16 + 1 + 1) * MIB + 3 * 16 * KIB + 2 * ((16 + 2 + 2) * MIB + 8 * 16 * KIB)
     packets = 2 * 3 * MIB + 2 * 8 * 2 * MIB
     assert plan.guest_memory_bytes == 2**30 + 4 * host + packets
 

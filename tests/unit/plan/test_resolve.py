@@ -233,7 +233,7 @@ def test_workers() -> None:
     assert len(ranks) == 8
     assert plan.workers.settings["sizes"] == [2**30]
     # The limit of a host is twice the estimate for its two ranks.
-    rank_bytes = 60 * MIB + workload.rank_tensors_bytes(8)
+    rank_bytes = 16 * MIB + workload.rank_tensors_bytes(8)
     assert plan.workers.memory_bytes == 2 * 2 * rank_bytes
     packet_bytes = windows_bytes(plan.network)
     assert plan.guest_memory_bytes == 2**30 + 8 * rank_bytes + packet_bytes
@@ -247,13 +247,14 @@ def test_image_is_recorded(tmp_path: Path) -> None:
     image = tmp_path / "image.tar"
     with tarfile.open(image, "w"):
         pass
-    plan = resolve(
-        Topology.load("two-sites"),
-        Collectives(),
-        RunOptions(image=image),
-        machine_memory_bytes=2**40,
+    plan, without = (
+        resolve(Topology.load("two-sites"), Collectives(), options, machine_memory_bytes=2**40)
+        for options in (RunOptions(image=image), RunOptions())
     )
     assert plan.workers.image == str(image.resolve())
+    # In four containers 150 MiB, instead of 20 MiB, and two copies of the image.
+    more_bytes = plan.guest_memory_bytes - without.guest_memory_bytes
+    assert more_bytes == 4 * (150 - 20) * MIB + 2 * image.stat().st_size
 
 
 def test_routes_by_weight() -> None:
