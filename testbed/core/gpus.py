@@ -55,6 +55,8 @@ class Device:
         kernel_ns: Least time from the start of a kernel to the start of the next one.
         source: Document with the rate to other accelerators.
         reported_bytes: Memory that torch.cuda reports; None: a part of the maker's figure.
+        channels: Channels of NCCL's rings between the accelerators of a host, each of which holds
+            a multiprocessor; 0: not known.
     """
 
     device_name: str
@@ -66,6 +68,7 @@ class Device:
     kernel_ns: float = 3800.0
     source: str = ""
     reported_bytes: int | None = None
+    channels: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,8 @@ class ModelledGpu:
     def of_settings(cls, name: str, settings: Mapping[str, Any]) -> ModelledGpu:
         """Return the GPU whose `settings` were written."""
         accelerator = Accelerator(**{key: settings[key] for key in _names(Accelerator)})
-        values = {key: settings[key] for key in _names(Device)}
+        # plans of earlier versions have fewer values
+        values = {key: settings[key] for key in _names(Device) if key in settings}
         values["capability"] = tuple(settings["capability"])
         values["source"] = settings["device_source"]
         return cls(name, accelerator, Device(**values))
@@ -217,14 +221,33 @@ SOURCE_PAGES = {
 
 # Names, capabilities and multiprocessors as drivers report them. Rates of NVLink and Infinity
 # Fabric are those of all links together, each way.
+# Channels are those that NCCL 2.27 finds for eight GPUs behind NVSwitch, or for the links of a V100
+# (src/graph/search.cc and connect.cc): the rings that use most of the links' rate (6 of 60 GB/s on
+# an H100), twice as many if each has 25 GB/s or more (50 on GPUs after the A100), and two channels
+# for each ring. Logs of NCCL show the same for A100 (24 channels, NVIDIA/nccl-tests issue 100) and
+# V100 (6 rings, NVIDIA/nccl issue 713).
 DEVICES = {
-    "V100": Device("Tesla V100-SXM2-32GB", (7, 0), 80, 150e9, source="V100 data sheet: NVLink 2"),
-    "A100": Device("NVIDIA A100-SXM4-80GB", (8, 0), 108, 300e9, source="A100 data sheet: NVLink 3"),
-    "L40S": Device("NVIDIA L40S", (8, 9), 142, 31.5e9, source="L40S data sheet: PCIe 4.0 x16"),
-    "H100": Device("NVIDIA H100 80GB HBM3", (9, 0), 132, 450e9, source="H100 data sheet: NVLink 4"),
-    "H200": Device("NVIDIA H200", (9, 0), 132, 450e9, source="H200 data sheet: NVLink 4"),
-    "B200": Device("NVIDIA B200", (10, 0), 148, 900e9, source="DGX B200 data sheet: NVLink 5"),
-    "GB200": Device("NVIDIA GB200", (10, 0), 148, 900e9, source="GB200 data sheet: NVLink 5"),
+    "V100": Device(
+        "Tesla V100-SXM2-32GB", (7, 0), 80, 150e9, source="V100 data sheet: NVLink 2", channels=12
+    ),
+    "A100": Device(
+        "NVIDIA A100-SXM4-80GB", (8, 0), 108, 300e9, source="A100 data sheet: NVLink 3", channels=24
+    ),
+    "L40S": Device(
+        "NVIDIA L40S", (8, 9), 142, 31.5e9, source="L40S data sheet: PCIe 4.0 x16", channels=2
+    ),
+    "H100": Device(
+        "NVIDIA H100 80GB HBM3", (9, 0), 132, 450e9, source="H100 data sheet: NVLink 4", channels=24
+    ),
+    "H200": Device(
+        "NVIDIA H200", (9, 0), 132, 450e9, source="H200 data sheet: NVLink 4", channels=24
+    ),
+    "B200": Device(
+        "NVIDIA B200", (10, 0), 148, 900e9, source="DGX B200 data sheet: NVLink 5", channels=32
+    ),
+    "GB200": Device(
+        "NVIDIA GB200", (10, 0), 148, 900e9, source="GB200 data sheet: NVLink 5", channels=32
+    ),
     "MI300X": Device(
         "AMD Instinct MI300X",
         (9, 4),

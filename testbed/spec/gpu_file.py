@@ -72,6 +72,9 @@ class GpuFile(Strict):
     device_name: str | None = Field(None, min_length=1, description="name that torch.cuda shows")
     capability: tuple[int, int] | None = Field(None, description="compute capability")
     multiprocessors: int | None = Field(None, ge=1, description="number of multiprocessors")
+    channels: int | None = Field(
+        None, ge=0, description="channels of NCCL's rings inside a host, a multiprocessor each"
+    )
     source: str = Field("", description="where the figures come from")
 
     def gpu(self, default_name: str) -> ModelledGpu:
@@ -144,6 +147,7 @@ class GpuFile(Strict):
             kernel_ns=base.kernel_ns if self.kernel_time is None else float(self.kernel_time),
             source=self.source or base.source,
             reported_bytes=self.memory or base.reported_bytes,
+            channels=base.channels if self.channels is None else self.channels,
         )
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from testbed.workers.gpu.nccl import ALGORITHMS, PROTOCOLS, allowed
+from testbed.workers.gpu.nccl import ALGORITHMS, PROTOCOLS, allowed, used_channels
 
 CHOICES = """
 import torch.distributed as dist
@@ -68,6 +68,13 @@ def test_names_in_variables() -> None:
     assert allowed("^tree,collnet", ALGORITHMS) == {"ring"}
     assert allowed("LL,LL128", PROTOCOLS) == {"ll"}
     assert allowed("NVLS", ALGORITHMS) == {"ring", "tree"}
+
+
+def test_numbers_of_channels() -> None:
+    assert used_channels(24, {}) == 24
+    assert used_channels(24, {"NCCL_MAX_NCHANNELS": "16", "NCCL_MAX_CTAS": "8"}) == 8
+    assert used_channels(2, {"NCCL_MIN_CTAS": "4"}) == 4
+    assert used_channels(24, {"NCCL_MAX_NCHANNELS": "4", "NCCL_MIN_NCHANNELS": "6"}) == 6
 
 
 def test_trees_span_all_ranks(on_gpus: Any) -> None:

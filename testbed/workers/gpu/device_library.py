@@ -121,6 +121,7 @@ def _declare(library: ctypes.CDLL) -> None:
         ctypes.c_double,
         ctypes.c_double,
         ctypes.c_double,
+        ctypes.c_int,
     ]
     library.testbed_stream.restype = ctypes.c_int64
     library.testbed_set_stream.argtypes = [ctypes.c_int, ctypes.c_int64]
@@ -156,6 +157,7 @@ def _configure(library: ctypes.CDLL, gpus: Figures) -> None:
         figures.ATTENTION_EFFICIENCY / figures.PRODUCT_EFFICIENCY,
         gpus.model.host_bytes_per_s / figures.NS_PER_S,
         gpus.model.kernel_ns,
+        gpus.model.multiprocessors,
     )
 
 

@@ -33,6 +33,8 @@ BUFFER_BYTES = 4 * 2**20
 HONOURED = (
     "NCCL_MIN_NCHANNELS",
     "NCCL_MAX_NCHANNELS",
+    "NCCL_MIN_CTAS",
+    "NCCL_MAX_CTAS",
     "NCCL_BUFFSIZE",
     "NCCL_SOCKET_NTHREADS",
     "NCCL_NSOCKS_PERTHREAD",
@@ -102,15 +104,15 @@ def _gloo_group(store: Any, rank: int, size: int, options: Any = None) -> Any:
 
 def _network(backend: Any, environment: Mapping[str, str]) -> Any:
     """Return addresses and sizes by NCCL's variables; name those that are ignored."""
-    channels = max(CHANNELS, int(environment.get("NCCL_MIN_NCHANNELS", CHANNELS)))
     threads = int(environment.get("NCCL_SOCKET_NTHREADS", "1"))
     gpus = gpu_figures()
     network = backend.NetworkSettings()
     network.address = socket.gethostbyname(socket.gethostname())
-    network.channels = min(channels, int(environment.get("NCCL_MAX_NCHANNELS", channels)))
+    network.channels = used_channels(CHANNELS, environment)
     network.buffer_bytes = int(environment.get("NCCL_BUFFSIZE", BUFFER_BYTES))
     network.sockets = threads * int(environment.get("NCCL_NSOCKS_PERTHREAD", "1"))
     network.local_bytes_per_ns = gpus.local_bytes_per_ns
+    network.local_channels = used_channels(gpus.model.channels, environment)
     network.scale = int(environment.get(SCALE, "1"))
     network.card_gbytes = int(environment.get(CARD_RATE, CARD_BPS)) / 8e9
     network.major = gpus.model.capability[0]
@@ -123,6 +125,22 @@ def _network(backend: Any, environment: Mapping[str, str]) -> Any:
     network.may_ll = "ll" in protocols
     _name_ignored(environment)
     return network
+
+
+def used_channels(found: int, environment: Mapping[str, str]) -> int:
+    """Return how many channels NCCL uses: a maximum applies first, then a minimum.
+
+    Args:
+        found: number of channels that NCCL has found.
+        environment: variables; a block of threads (CTA) is a channel.
+    """
+    channels = found
+    for name in ("NCCL_MAX_NCHANNELS", "NCCL_MAX_CTAS"):
+        channels = min(channels, int(environment.get(name, channels)))
+    for name in ("NCCL_MIN_NCHANNELS", "NCCL_MIN_CTAS"):
+        channels = max(channels, int(environment.get(name, channels)))
+
+    return channels
 
 
 def allowed(text: str, known: Sequence[str]) -> set[str]:

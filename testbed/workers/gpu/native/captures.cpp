@@ -56,8 +56,8 @@ void TimeLines::replay(const Graph& graph, int64_t stream, const std::vector<Ste
       StreamLine& stream_line = line(device, graph.place(node.stream, stream));
       switch (node.kind) {
         case GraphNode::Kind::kernel:
-          stream_line.run(now, node.duration_ns, node.label, false);
-          busy_ns_[device] += node.duration_ns;
+          stream_line.run(now, node.duration, node.label, false);
+          busy_ns_[device] += node.duration.ns;
           kernels_[device] += 1;
           break;
         case GraphNode::Kind::record:
@@ -74,7 +74,7 @@ void TimeLines::replay(const Graph& graph, int64_t stream, const std::vector<Ste
       }
     }
     StreamLine& first_line = line(device, stream);
-    first_line.run(now, 0, 0);  // the whole graph is one launch
+    first_line.run(now, {0}, 0);  // the whole graph is one launch
     if (first_line.launched_and_unfinished(now) >= LONGEST_QUEUE) {
       queue_empty = first_line.record(now);
     }

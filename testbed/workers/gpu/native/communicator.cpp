@@ -109,6 +109,7 @@ std::shared_ptr<Operation> Communicator::run(Algorithm algorithm, int64_t bytes,
     Protocol protocol = network_.protocol;
     protocol.channels = choice.channels;
     protocol.is_ll = choice.is_ll;
+    operation->multiprocessors = multiprocessors(bytes, choice);
     if (choice.is_tree) {
       connect_trees();
       operation->lanes = tree_lanes(bytes, protocol);
@@ -130,6 +131,17 @@ std::shared_ptr<Operation> Communicator::run_call(std::function<void(std::chrono
   operation->listeners = std::move(listeners);
   operation->call = std::move(call);
   return enqueue(std::move(operation));
+}
+
+// Return how many multiprocessors the kernel of an operation holds: one for each channel. Inside a
+// host NCCL has more channels than lanes are modelled.
+int Communicator::multiprocessors(int64_t bytes, const Choice& choice) const {
+  if (network_.setting.hosts > 1) {
+    return choice.channels;
+  }
+  Setting local = network_.setting;
+  local.channels = network_.local_channels;
+  return channels_for(bytes, choice, local);
 }
 
 Wire Communicator::ring_wire(const Protocol& protocol) const {
@@ -263,6 +275,15 @@ std::shared_ptr<Operation> Communicator::exchange(std::vector<Message> sent, std
   }
   connect_peers(peers);
   auto operation = std::make_shared<Operation>();
+  if (!peers.empty()) {
+    int64_t bytes = 0;
+    for (const auto* messages : {&sent, &received}) {
+      for (const Message& message : *messages) {
+        bytes = std::max(bytes, message.bytes);
+      }
+    }
+    operation->multiprocessors = multiprocessors(bytes, {false, false, network_.setting.channels});
+  }
   operation->name = std::move(name);
   operation->listeners = std::move(listeners);
   operation->lanes = [this, sent = std::move(sent), received = std::move(received)] {
@@ -355,10 +376,8 @@ void Communicator::work() {
 }
 
 void Communicator::carry_out(const std::shared_ptr<Operation>& operation) {
-  const int64_t begin_ns = TimeLines::all().resolved_time(operation->start);
-  if (begin_ns > now_ns()) {
-    sleep_until(begin_ns);
-  }
+  const int64_t begin_ns = TimeLines::all().wait_until_reached(operation->start);
+  TimeLines::all().begin(device_, operation->multiprocessors);
   int64_t end_ns = std::max(begin_ns, now_ns());
   for (const auto& carried : operation->carried) {
     carried->before();
@@ -383,7 +402,8 @@ void Communicator::carry_out(const std::shared_ptr<Operation>& operation) {
   for (const auto& carried : operation->carried) {
     carried->after();
   }
-  TimeLines::all().complete(operation->end, device_, stream_, {begin_ns, end_ns, operation->cause});
+  TimeLines::all().complete(operation->end, device_, stream_, {begin_ns, end_ns, operation->cause},
+                            operation->multiprocessors);
   operation->listeners.ended(begin_ns, end_ns);
 }
 

@@ -172,6 +172,7 @@ Cost kernel_cost(const c10::FunctionSchema& schema, Arguments arguments, Argumen
   const Accelerator& gpu = accelerator();
   double ns = traffic(schema, arguments, results) / gpu.bytes_per_ns;
   double flops = 0;
+  double arithmetic_ns = 0;
   const auto formula = FORMULAS.find(schema.name());
   if (formula != FORMULAS.end()) {
     flops = formula->second.flops(schema, arguments, results);
@@ -180,9 +181,10 @@ Cost kernel_cost(const c10::FunctionSchema& schema, Arguments arguments, Argumen
     if (formula->second.is_attention) {
       rate *= gpu.attention_share;
     }
-    ns = std::max(ns, flops / rate);
+    arithmetic_ns = flops / rate;
+    ns = std::max(ns, arithmetic_ns);
   }
-  return {rounded(ns), flops};
+  return {{rounded(ns), std::llround(arithmetic_ns)}, flops};
 }
 
 int64_t traffic_ns(double bytes) { return rounded(bytes / accelerator().bytes_per_ns); }

@@ -8,11 +8,13 @@
 
 #include <cstdint>
 
+#include "timeline.h"
+
 namespace testbed {
 
 // The cost of an operator's kernels.
 struct Cost {
-  int64_t ns;
+  KernelTime time;
   double flops;
 };
 

@@ -116,7 +116,7 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
   double elapsedTime(void* first, void* second, const c10::DeviceIndex) const override {
     TORCH_CHECK(first != nullptr && second != nullptr, "Both events must be recorded before calculating elapsed time.");
     auto& lines = TimeLines::all();
-    const int64_t ns = lines.resolved_time(marker(second)) - lines.resolved_time(marker(first));
+    const int64_t ns = lines.wait_until_reached(marker(second)) - lines.wait_until_reached(marker(first));
     return static_cast<double>(ns) / 1e6;
   }
 
@@ -238,7 +238,7 @@ extern "C" {
 // Set the figures of the devices, before torch is imported.
 void testbed_configure(const char* name, int devices, int64_t memory_bytes, int64_t usable_bytes,
                        double bytes_per_ns, const double* flops_per_ns, double attention_share,
-                       double host_bytes_per_ns, double least_kernel_ns) {
+                       double host_bytes_per_ns, double least_kernel_ns, int multiprocessors) {
   auto& gpu = testbed::modelled;
   gpu.name = name;
   gpu.devices = devices;
@@ -251,6 +251,7 @@ void testbed_configure(const char* name, int devices, int64_t memory_bytes, int6
   gpu.attention_share = attention_share;
   gpu.host_bytes_per_ns = host_bytes_per_ns;
   gpu.least_kernel_ns = least_kernel_ns;
+  gpu.multiprocessors = multiprocessors;
 }
 
 int testbed_device() { return testbed::device_of_thread; }

@@ -22,6 +22,7 @@ struct Accelerator {
   double attention_share = 1;     // rate of fused attention, as a part of the rate of products
   double host_bytes_per_ns = 1;   // of copies from and to main memory
   double least_kernel_ns = 0;
+  int multiprocessors = 1;
 };
 
 const Accelerator& accelerator();

@@ -64,8 +64,8 @@ Graph::Graph(uint64_t id, int device, int64_t origin, PoolPtr pool)
 
 Graph::~Graph() { release_pool(pool_); }
 
-void Graph::add_kernel(int64_t stream, int64_t duration_ns, int label) {
-  nodes_.push_back({GraphNode::Kind::kernel, stream, duration_ns, label});
+void Graph::add_kernel(int64_t stream, KernelTime duration, int label) {
+  nodes_.push_back({GraphNode::Kind::kernel, stream, duration, label});
   clocks_[stream][stream] = ++works_[stream];
 }
 
@@ -79,7 +79,7 @@ int Graph::new_marker(Marker& marker, const Clock& clock) {
 MarkerPtr Graph::record(int64_t stream) {
   auto marker = std::make_shared<Marker>();
   const int number = new_marker(*marker, clocks_[stream]);
-  nodes_.push_back({GraphNode::Kind::record, stream, 0, 0, number});
+  nodes_.push_back({GraphNode::Kind::record, stream, {0}, 0, number});
   return marker;
 }
 
@@ -88,17 +88,17 @@ void Graph::wait(int64_t stream, const Marker& marker) {
   for (const auto& [other, works] : clocks_of_markers_[marker.number]) {
     clock[other] = std::max(clock[other], works);
   }
-  nodes_.push_back({GraphNode::Kind::wait, stream, 0, 0, marker.number});
+  nodes_.push_back({GraphNode::Kind::wait, stream, {0}, 0, marker.number});
 }
 
 void Graph::mark(int64_t stream, Counts counts) {
-  nodes_.push_back({GraphNode::Kind::mark, stream, 0, 0, -1, -1, nullptr, std::move(counts)});
+  nodes_.push_back({GraphNode::Kind::mark, stream, {0}, 0, -1, -1, nullptr, std::move(counts)});
 }
 
 void Graph::add_operation(int64_t stream, const MarkerPtr& start, const MarkerPtr& end, Launch launch) {
   clocks_[stream][stream] = ++works_[stream];
   const int number = new_marker(*end, clocks_[stream]);
-  nodes_.push_back({GraphNode::Kind::operation, stream, 0, 0, start->number, number, std::move(launch)});
+  nodes_.push_back({GraphNode::Kind::operation, stream, {0}, 0, start->number, number, std::move(launch)});
 }
 
 bool Graph::is_joined() const {

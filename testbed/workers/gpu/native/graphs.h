@@ -35,7 +35,7 @@ using Launch = std::function<void(const MarkerPtr& start, const MarkerPtr& end)>
 struct GraphNode {
   enum class Kind { kernel, record, wait, mark, operation } kind;
   int64_t stream;
-  int64_t duration_ns = 0;
+  KernelTime duration = {0};
   int label = 0;
   int marker = -1;      // set by a record, waited for, or the start of an operation
   int end_marker = -1;  // of an operation
@@ -61,7 +61,7 @@ class Graph {
   // While the work is captured; calls need the lock of `TimeLines`.
   bool has(int64_t stream) const { return clocks_.count(stream) > 0; }
   bool has(const Marker& marker) const { return marker.graph == id_; }
-  void add_kernel(int64_t stream, int64_t duration_ns, int label);
+  void add_kernel(int64_t stream, KernelTime duration, int label);
   MarkerPtr record(int64_t stream);
   void wait(int64_t stream, const Marker& marker);
   void mark(int64_t stream, Counts counts);

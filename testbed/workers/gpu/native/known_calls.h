@@ -8,6 +8,8 @@
 #include <optional>
 #include <vector>
 
+#include "timeline.h"
+
 namespace testbed {
 
 // One tensor that a call has returned.
@@ -26,7 +28,7 @@ struct KnownResult {
 
 struct KnownCall {
   std::vector<KnownResult> results;
-  int64_t kernel_ns = 0;  // 0: the call runs no kernel
+  KernelTime time = {0};  // 0: the call runs no kernel
   double flops = 0;
 };
 

@@ -129,7 +129,7 @@ std::vector<c10::IValue> take_arguments(const c10::OperatorHandle& op, Stack* st
 }
 
 void run(const Cost& cost) {
-  run_kernel(cost.ns);
+  run_kernel(cost.time);
   if (cost.flops > 0) {
     count_products(cost.flops);
   }
@@ -152,8 +152,8 @@ void repeat(const KnownCall& call, const std::vector<c10::IValue>& arguments, St
       stack->emplace_back(std::move(tensors[0]));
     }
   }
-  if (call.kernel_ns > 0) {
-    run(Cost{call.kernel_ns, call.flops});
+  if (call.time.ns > 0) {
+    run(Cost{call.time, call.flops});
   }
 }
 
@@ -266,7 +266,7 @@ void run_operator(const c10::OperatorHandle& op, Stack* stack) {
   note_values(op, arguments, made);
   auto known = known_results(made, arguments);
   if (key && known && stand_ins.is_simple()) {
-    remember_call(std::move(*key), {std::move(*known), cost.ns, cost.flops});
+    remember_call(std::move(*key), {std::move(*known), cost.time, cost.flops});
   }
 }
 

@@ -24,6 +24,7 @@ struct NetworkSettings {
   int64_t buffer_bytes = 0;
   int sockets = 1;
   double local_bytes_per_ns = 1;
+  int local_channels = 0;
   int64_t scale = 1;
   double card_gbytes = 1.25;
   int major = 9;
@@ -53,6 +54,7 @@ void set_network(const NetworkSettings& given) {
   network.protocol.buffer = given.buffer_bytes;
   network.sockets = given.sockets;
   network.wire.local_bytes_per_ns = given.local_bytes_per_ns;
+  network.local_channels = given.local_channels;
   network.wire.scale = given.scale;
   network.setting = setting_of(given);
   network.hosts = given.hosts;
@@ -153,6 +155,7 @@ PYBIND11_MODULE(testbed_nccl, module) {
       .def_readwrite("buffer_bytes", &NetworkSettings::buffer_bytes)
       .def_readwrite("sockets", &NetworkSettings::sockets)
       .def_readwrite("local_bytes_per_ns", &NetworkSettings::local_bytes_per_ns)
+      .def_readwrite("local_channels", &NetworkSettings::local_channels)
       .def_readwrite("scale", &NetworkSettings::scale)
       .def_readwrite("card_gbytes", &NetworkSettings::card_gbytes)
       .def_readwrite("major", &NetworkSettings::major)

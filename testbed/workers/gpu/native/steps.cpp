@@ -70,6 +70,7 @@ void mark_step(int device) {
 std::string take_records(bool is_end) {
   std::ostringstream out;
   out.precision(17);
+  TimeLines::all().settle(is_end);
   const std::lock_guard lock(mutex);
   while (!steps.empty() && TimeLines::all().is_known(*steps.front().mark)) {
     write_step(out, steps.front());

@@ -34,9 +34,9 @@ at::Tensor new_tensor(at::IntArrayRef sizes, at::IntArrayRef strides, at::Scalar
   return at::detail::empty_strided_generic(sizes, strides, device_allocator(), DEVICE_KEYS, type);
 }
 
-void run_kernel(int64_t duration_ns) {
+void run_kernel(KernelTime duration) {
   const int device = current_device();
-  TimeLines::all().run_kernel(device, current_stream(device), duration_ns);
+  TimeLines::all().run_kernel(device, current_stream(device), duration);
 }
 
 std::shared_ptr<Graph> captured_graph() {
@@ -107,7 +107,7 @@ at::Tensor& copy(at::Tensor& target, const at::Tensor& source, bool non_blocking
   const c10::DeviceGuard guard(target.is_cuda() ? target.device() : source.device());
   if (target.is_cuda() && source.is_cuda()) {
     if (!target.is_same(source)) {
-      run_kernel(traffic_ns(bytes_of(target) + bytes_of(source)));
+      run_kernel({traffic_ns(bytes_of(target) + bytes_of(source))});
       if (!note_captured_copy(target)) {
         copy_values(target, source);
       }
@@ -115,7 +115,7 @@ at::Tensor& copy(at::Tensor& target, const at::Tensor& source, bool non_blocking
     return target;
   }
   const at::Tensor& host_side = target.is_cuda() ? source : target;
-  run_kernel(host_copy_ns(std::min(bytes_of(target), bytes_of(source))));
+  run_kernel({host_copy_ns(std::min(bytes_of(target), bytes_of(source)))});
   if (!(non_blocking && is_pinned(host_side.storage().data()))) {
     synchronize();
   }
@@ -141,7 +141,7 @@ thread_local bool last_value_is_known = false;
 
 at::Scalar value_of(const at::Tensor& tensor) {
   const c10::DeviceGuard guard(tensor.device());
-  run_kernel(host_copy_ns(static_cast<double>(tensor.itemsize())));
+  run_kernel({host_copy_ns(static_cast<double>(tensor.itemsize()))});
   synchronize();
   last_value_is_known = known_values(tensor).defined();
   const at::Tensor values = kept_values(tensor);

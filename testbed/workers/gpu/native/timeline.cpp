@@ -3,9 +3,10 @@
 #include <dlfcn.h>
 
 #include <algorithm>
-
+#include <chrono>
 #include <cmath>
 #include <ctime>
+#include <limits>
 
 #include "device.h"
 #include "graphs.h"
@@ -23,9 +24,14 @@ constexpr int64_t SHORTEST_WAIT_NS = 20'000;    // that is a span
 // Graphs", 2019).
 constexpr double SHARE_IN_GRAPH = 3.4 / 3.8;
 
-int64_t kernel_ns(int64_t duration_ns, bool is_in_graph) {
+KernelTime kernel_time(KernelTime duration, bool is_in_graph) {
   const double share = is_in_graph ? SHARE_IN_GRAPH : 1;
-  return std::max<int64_t>(duration_ns, std::llround(share * accelerator().least_kernel_ns));
+  const int64_t least_ns = std::llround(share * accelerator().least_kernel_ns);
+  return {std::max(duration.ns, least_ns), duration.arithmetic_ns};
+}
+
+std::chrono::system_clock::time_point clock_time(int64_t ns) {
+  return std::chrono::system_clock::time_point(std::chrono::nanoseconds(ns));
 }
 
 // A thread that waits lets others run Python: torch calls some operators with Python's lock held, and
@@ -65,10 +71,9 @@ int64_t now_ns() {
   return now.tv_sec * NS_PER_S + now.tv_nsec;
 }
 
-void sleep_until(int64_t ns) {
-  const timespec end{ns / NS_PER_S, ns % NS_PER_S};
-  while (clock_nanosleep(CLOCK_REALTIME, TIMER_ABSTIME, &end, nullptr) != 0) {
-  }
+double Occupancy::free_share() const {
+  const int all = accelerator().multiprocessors;
+  return static_cast<double>(all - std::min(held, all - 1)) / all;
 }
 
 void StreamLine::run_or_queue(const Item& item) {
@@ -80,8 +85,8 @@ void StreamLine::run_or_queue(const Item& item) {
   }
 }
 
-void StreamLine::run(int64_t begin_ns, int64_t duration_ns, int label, bool is_launch) {
-  run_or_queue({Item::Kind::kernel, begin_ns, duration_ns, label, nullptr, nullptr, is_launch});
+void StreamLine::run(int64_t begin_ns, KernelTime duration, int label, bool is_launch) {
+  run_or_queue({Item::Kind::kernel, begin_ns, duration, label, nullptr, nullptr, is_launch});
 }
 
 MarkerPtr StreamLine::record(int64_t now) {
@@ -91,15 +96,15 @@ MarkerPtr StreamLine::record(int64_t now) {
 }
 
 void StreamLine::record(int64_t now, const MarkerPtr& marker) {
-  run_or_queue({Item::Kind::record, now, 0, 0, marker});
+  run_or_queue({Item::Kind::record, now, {0}, 0, marker});
 }
 
 void StreamLine::mark(const StepMarkPtr& mark, int64_t now) {
-  run_or_queue({Item::Kind::mark, now, 0, 0, nullptr, mark});
+  run_or_queue({Item::Kind::mark, now, {0}, 0, nullptr, mark});
 }
 
 void StreamLine::wait_for(const MarkerPtr& marker, int64_t now) {
-  const Item item{Item::Kind::wait, now, 0, 0, marker};
+  const Item item{Item::Kind::wait, now, {0}, 0, marker};
   if (queue_.empty() && marker->time_ns) {
     carry_out(item);
     return;
@@ -114,7 +119,10 @@ void StreamLine::resume() {
   while (!queue_.empty()) {
     const Item item = queue_.front();
     if (item.kind == Item::Kind::wait && !item.marker->time_ns) {
-      item.marker->blocked.push_back(this);
+      auto& blocked = item.marker->blocked;
+      if (std::find(blocked.begin(), blocked.end(), this) == blocked.end()) {
+        blocked.push_back(this);
+      }
       return;
     }
     queue_.pop_front();
@@ -123,74 +131,138 @@ void StreamLine::resume() {
   }
 }
 
+// Work out the times of a piece of work from the end of the stream, and move the end.
 void StreamLine::carry_out(const Item& item) {
+  Forecast forecast{item, end_ns_, delays_};
+  forecast.begin_ns = std::max(end_ns_, item.begin_ns);
+  forecast.end_ns = forecast.begin_ns;
   switch (item.kind) {
     case Item::Kind::kernel:
-      carry_out_kernel(item);
-      return;
+      forecast.end_ns += duration_ns(item);
+      end_ns_ = forecast.end_ns;
+      forecast_launches_ += item.is_launch ? 1 : 0;
+      break;
     case Item::Kind::wait:
-      carry_out_wait(item);
-      return;
+      forecast_wait(forecast);
+      break;
     case Item::Kind::mark:
-      wait_until(item.begin_ns);
-      item.mark->end_ns = end_ns_;
-      item.mark->use = std::move(use_);
-      use_ = {};
-      return;
+      end_ns_ = forecast.end_ns;
+      break;
     case Item::Kind::record:
-      item.marker->time_ns = std::max(end_ns_, item.begin_ns);
+      item.marker->time_ns = forecast.end_ns;
       item.marker->delays = delays_;
-      auto blocked = std::move(item.marker->blocked);
-      item.marker->blocked.clear();
-      for (StreamLine* other : blocked) {
-        other->resume();
-      }
+      break;
+  }
+  forecasts_.push_back(std::move(forecast));
+  if (item.kind == Item::Kind::record) {
+    auto blocked = std::move(item.marker->blocked);
+    item.marker->blocked.clear();
+    for (StreamLine* other : blocked) {
+      other->resume();
+    }
   }
 }
 
-// The stream has nothing to run until then.
-void StreamLine::wait_until(int64_t ns) {
-  use_.launch_ns += std::max<int64_t>(0, ns - end_ns_);
-  end_ns_ = std::max(end_ns_, ns);
-}
-
-void StreamLine::carry_out_kernel(const Item& item) {
-  wait_until(item.begin_ns);
-  if (item.duration_ns > 0) {
-    add_span({end_ns_, end_ns_ + item.duration_ns, item.label, nullptr});
-  }
-  use_.busy_ns += item.duration_ns;
-  end_ns_ += item.duration_ns;
-  if (item.is_launch) {
-    kernel_ends_ns_.push_back(end_ns_);
-  }
+int64_t StreamLine::duration_ns(const Item& item) const {
+  const double arithmetic_ns = static_cast<double>(item.duration.arithmetic_ns) / occupancy_->free_share();
+  return std::max<int64_t>(item.duration.ns, std::llround(arithmetic_ns));
 }
 
 // Of the time until a marker, a part is due to operations that held up the marker's stream.
-void StreamLine::carry_out_wait(const Item& item) {
-  const int64_t until_ns = *item.marker->time_ns;
-  if (until_ns <= std::max(end_ns_, item.begin_ns)) {
+void StreamLine::forecast_wait(Forecast& forecast) {
+  const Marker& marker = *forecast.item.marker;
+  const int64_t until_ns = *marker.time_ns;
+  if (until_ns <= forecast.begin_ns) {
     return;
   }
-  wait_until(item.begin_ns);
-  use_.streams_ns += until_ns - end_ns_;
-  if (item.marker->delays != nullptr) {
-    for (const Delay& delay : *item.marker->delays) {
+  end_ns_ = forecast.begin_ns;
+  if (marker.delays != nullptr) {
+    for (const Delay& delay : *marker.delays) {
       const Delay mine{std::max(delay.begin_ns, end_ns_), std::min(delay.end_ns, until_ns), delay.cause};
-      if (mine.end_ns <= mine.begin_ns) {
-        continue;
+      if (mine.end_ns > mine.begin_ns) {
+        forecast.delays.push_back(mine);
+        delays_ = delays_and(mine);
+        end_ns_ = mine.end_ns;
       }
-      const int64_t duration_ns = mine.end_ns - mine.begin_ns;
-      use_.streams_ns -= duration_ns;
-      use_.delays.emplace_back(mine.cause, duration_ns);
-      delays_ = delays_and(mine);
-      if (duration_ns >= SHORTEST_WAIT_NS) {
-        add_span({mine.begin_ns, mine.end_ns, 0, mine.cause});
-      }
-      end_ns_ = mine.end_ns;
     }
   }
+  forecast.end_ns = until_ns;
   end_ns_ = until_ns;
+}
+
+void StreamLine::settle(int64_t now) {
+  while (!forecasts_.empty() && forecasts_.front().end_ns <= now) {
+    account(forecasts_.front());
+    forecast_launches_ -= forecasts_.front().item.is_launch ? 1 : 0;
+    forecasts_.pop_front();
+  }
+}
+
+void StreamLine::account(const Forecast& work) {
+  const bool is_point = work.item.kind == Item::Kind::record || work.item.kind == Item::Kind::wait;
+  if (!is_point || work.end_ns > work.begin_ns) {  // before the work the stream had nothing to run
+    use_.launch_ns += work.begin_ns - work.before_ns;
+  }
+  switch (work.item.kind) {
+    case Item::Kind::kernel:
+      use_.busy_ns += work.end_ns - work.begin_ns;
+      if (work.end_ns > work.begin_ns) {
+        add_span({work.begin_ns, work.end_ns, work.item.label, nullptr});
+      }
+      return;
+    case Item::Kind::wait:
+      account_wait(work);
+      return;
+    case Item::Kind::mark:
+      work.item.mark->end_ns = work.end_ns;
+      work.item.mark->use = std::move(use_);
+      use_ = {};
+      return;
+    case Item::Kind::record:
+      return;
+  }
+}
+
+void StreamLine::account_wait(const Forecast& work) {
+  use_.streams_ns += work.end_ns - work.begin_ns;
+  for (const Delay& delay : work.delays) {
+    const int64_t delay_ns = delay.end_ns - delay.begin_ns;
+    use_.streams_ns -= delay_ns;
+    use_.delays.emplace_back(delay.cause, delay_ns);
+    if (delay_ns >= SHORTEST_WAIT_NS) {
+      add_span({delay.begin_ns, delay.end_ns, 0, delay.cause});
+    }
+  }
+}
+
+// Of a kernel that is running, the part that is left is work of its own.
+void StreamLine::take_back(int64_t now) {
+  settle(now);
+  if (forecasts_.empty()) {
+    return;
+  }
+  Forecast& first = forecasts_.front();
+  end_ns_ = first.before_ns;
+  delays_ = first.delays_before;
+  if (first.item.kind == Item::Kind::kernel && first.begin_ns < now) {
+    const double left = static_cast<double>(first.end_ns - now) / static_cast<double>(first.end_ns - first.begin_ns);
+    Forecast over = first;
+    over.end_ns = now;
+    account(over);
+    end_ns_ = now;
+    KernelTime& duration = first.item.duration;
+    duration.ns = std::llround(left * static_cast<double>(duration.ns));
+    duration.arithmetic_ns = std::llround(left * static_cast<double>(duration.arithmetic_ns));
+  }
+  for (auto work = forecasts_.rbegin(); work != forecasts_.rend(); ++work) {
+    if (work->item.kind == Item::Kind::record) {
+      work->item.marker->time_ns.reset();
+    }
+    queued_launches_ += work->item.is_launch ? 1 : 0;
+    queue_.push_front(std::move(work->item));
+  }
+  forecasts_.clear();
+  forecast_launches_ = 0;
 }
 
 Delays StreamLine::delays_and(const Delay& delay) const {
@@ -226,15 +298,21 @@ std::vector<Span> StreamLine::take_spans(bool is_end) {
 }
 
 size_t StreamLine::launched_and_unfinished(int64_t now) {
-  while (!kernel_ends_ns_.empty() && kernel_ends_ns_.front() <= now) {
-    kernel_ends_ns_.pop_front();
-  }
-  return kernel_ends_ns_.size() + queued_launches_;
+  settle(now);
+  return forecast_launches_ + queued_launches_;
 }
 
 TimeLines& TimeLines::all() {
   static auto* lines = new TimeLines;  // threads may use it until the process ends
   return *lines;
+}
+
+StreamLine& TimeLines::line(int device, int64_t stream) {
+  const auto [place, is_new] = lines_.try_emplace({device, stream});
+  if (is_new) {
+    place->second.be_on(&occupancies_[device]);
+  }
+  return place->second;
 }
 
 Graph* TimeLines::capture_of(int device, int64_t stream) const {
@@ -252,20 +330,20 @@ void TimeLines::check_outside(const Marker& marker) const {
   }
 }
 
-void TimeLines::run_kernel(int device, int64_t stream, int64_t duration_ns) {
+void TimeLines::run_kernel(int device, int64_t stream, KernelTime duration) {
   const int label = label_of_work();
   MarkerPtr half_empty;
   {
     const std::lock_guard lock(mutex_);
     if (Graph* graph = capture_of(device, stream)) {
-      graph->add_kernel(stream, kernel_ns(duration_ns, true), label);
+      graph->add_kernel(stream, kernel_time(duration, true), label);
       return;
     }
     const int64_t now = now_ns();
-    const int64_t longer_ns = kernel_ns(duration_ns, false);
+    const KernelTime longer = kernel_time(duration, false);
     StreamLine& stream_line = line(device, stream);
-    stream_line.run(now, longer_ns, label);
-    busy_ns_[device] += longer_ns;
+    stream_line.run(now, longer, label);
+    busy_ns_[device] += longer.ns;
     kernels_[device] += 1;
     if (stream_line.launched_and_unfinished(now) >= LONGEST_QUEUE) {
       half_empty = stream_line.record(now);
@@ -303,16 +381,47 @@ void TimeLines::mark(int device, int64_t stream, const StepMarkPtr& mark) {
   line(device, stream).mark(mark, now_ns());
 }
 
-void TimeLines::complete(const MarkerPtr& marker, int device, int64_t stream, const Delay& operation) {
+// Let operations hold so many multiprocessors more from now on.
+void TimeLines::hold(int device, int multiprocessors) {
+  if (multiprocessors == 0) {
+    return;
+  }
+  const int64_t now = now_ns();
+  for (auto& [key, stream_line] : lines_) {
+    stream_line.take_back(now);
+  }
+  occupancies_[device].held += multiprocessors;
+  for (auto& [key, stream_line] : lines_) {
+    stream_line.resume();
+  }
+  resolved_.notify_all();
+}
+
+void TimeLines::begin(int device, int multiprocessors) {
+  const std::lock_guard lock(mutex_);
+  hold(device, multiprocessors);
+}
+
+void TimeLines::complete(const MarkerPtr& marker, int device, int64_t stream, const Delay& operation,
+                         int multiprocessors) {
   const std::lock_guard lock(mutex_);
   marker->time_ns = operation.end_ns;
   marker->delays = line(device, stream).delays_and(operation);
+  hold(device, -multiprocessors);
   auto blocked = std::move(marker->blocked);
   marker->blocked.clear();
   for (StreamLine* stream_line : blocked) {
     stream_line->resume();
   }
   resolved_.notify_all();
+}
+
+void TimeLines::settle(bool is_end) {
+  const std::lock_guard lock(mutex_);
+  const int64_t until_ns = is_end ? std::numeric_limits<int64_t>::max() : now_ns();
+  for (auto& [key, stream_line] : lines_) {
+    stream_line.settle(until_ns);
+  }
 }
 
 bool TimeLines::is_known(const StepMark& mark) {
@@ -331,20 +440,18 @@ std::vector<StreamSpan> TimeLines::take_spans(bool is_end) {
   return taken;
 }
 
-int64_t TimeLines::resolved_time(const MarkerPtr& marker) {
+int64_t TimeLines::wait_until_reached(const MarkerPtr& marker) {
   const WithoutPython others_run;
   std::unique_lock lock(mutex_);
   check_outside(*marker);
-  resolved_.wait(lock, [&] { return marker->time_ns.has_value(); });
-  return *marker->time_ns;
-}
-
-void TimeLines::wait_until_reached(const MarkerPtr& marker) {
-  const WithoutPython others_run;
-  const int64_t time_ns = resolved_time(marker);
-  if (time_ns > now_ns()) {
-    sleep_until(time_ns);
+  while (!marker->time_ns || *marker->time_ns > now_ns()) {
+    if (marker->time_ns) {
+      resolved_.wait_until(lock, clock_time(*marker->time_ns));
+    } else {
+      resolved_.wait(lock);
+    }
   }
+  return *marker->time_ns;
 }
 
 bool TimeLines::is_reached(const MarkerPtr& marker) {

@@ -3,6 +3,10 @@
 // Work that is put on a stream has a known duration, so the stream's end is known as well, except
 // after it waits for a collective: the end of a collective is known once the collective has ended.
 // Until then the stream keeps the work that follows in a queue.
+//
+// While a collective runs, it holds multiprocessors, and kernels of other streams take longer. So
+// times after the present are forecasts, which are worked out again whenever a collective begins or
+// ends. Times until the present are settled.
 #pragma once
 
 #include <atomic>
@@ -22,8 +26,7 @@ namespace testbed {
 // CUDA lets the CPU put about a thousand kernels on a stream before a launch waits.
 constexpr size_t LONGEST_QUEUE = 1024;
 
-int64_t now_ns();               // the run's clock, in Unix ns
-void sleep_until(int64_t ns);   // until the run's clock shows `ns`
+int64_t now_ns();  // the run's clock, in Unix ns
 
 class Graph;
 class StreamLine;
@@ -71,9 +74,21 @@ struct StreamSpan {
   Span span;
 };
 
+// The multiprocessors of a device that collectives hold.
+struct Occupancy {
+  int held = 0;
+  double free_share() const;
+};
+
+// How long a kernel takes if it has all multiprocessors.
+struct KernelTime {
+  int64_t ns;
+  int64_t arithmetic_ns = 0;  // of its products alone, which take longer on fewer multiprocessors
+};
+
 // A point of a stream: an event, or the end of a collective.
 struct Marker {
-  std::optional<int64_t> time_ns;
+  std::optional<int64_t> time_ns;  // a forecast if it is after the present
   uint64_t graph = 0;  // in whose capture the marker was set; 0: in none
   int number = -1;     // in that graph
   Delays delays;                     // for operations, shortly before, where the marker is
@@ -85,39 +100,52 @@ using MarkerPtr = std::shared_ptr<Marker>;
 class StreamLine {
  public:
   // Run a kernel; one that is a part of a graph is no launch.
-  void run(int64_t begin_ns, int64_t duration_ns, int label, bool is_launch = true);
+  void run(int64_t begin_ns, KernelTime duration, int label, bool is_launch = true);
   MarkerPtr record(int64_t now);
   void record(int64_t now, const MarkerPtr& marker);
   void wait_for(const MarkerPtr& marker, int64_t now);
   void mark(const StepMarkPtr& mark, int64_t now);
   void resume();
+  void be_on(const Occupancy* occupancy) { occupancy_ = occupancy; }
+  void settle(int64_t now);     // account for the work that has ended by then
+  void take_back(int64_t now);  // queue the work again that has not ended by then
   Delays delays_and(const Delay& delay) const;
   std::vector<Span> take_spans(bool is_end);
-  bool is_resolved() const { return queue_.empty(); }
-  int64_t end_ns() const { return end_ns_; }
   size_t launched_and_unfinished(int64_t now);
 
  private:
   struct Item {
     enum class Kind { kernel, record, wait, mark } kind;
-    int64_t begin_ns;
-    int64_t duration_ns = 0;
+    int64_t begin_ns;  // not before
+    KernelTime duration = {0};
     int label = 0;
     MarkerPtr marker = nullptr;
     StepMarkPtr mark = nullptr;
     bool is_launch = false;
   };
+  // Work whose times are known, but not yet settled.
+  struct Forecast {
+    Item item;
+    int64_t before_ns;  // the stream's end before the work
+    Delays delays_before;
+    int64_t begin_ns = 0;
+    int64_t end_ns = 0;
+    std::vector<Delay> delays = {};  // of a wait
+  };
   void run_or_queue(const Item& item);
   void carry_out(const Item& item);
-  void carry_out_kernel(const Item& item);
-  void carry_out_wait(const Item& item);
-  void wait_until(int64_t ns);
+  void forecast_wait(Forecast& forecast);
+  int64_t duration_ns(const Item& item) const;
+  void account(const Forecast& work);
+  void account_wait(const Forecast& work);
   void add_span(Span span);
 
   int64_t end_ns_ = 0;
   std::deque<Item> queue_;
   size_t queued_launches_ = 0;
-  std::deque<int64_t> kernel_ends_ns_;  // of kernels that may still be running
+  std::deque<Forecast> forecasts_;
+  size_t forecast_launches_ = 0;
+  const Occupancy* occupancy_ = nullptr;
   StreamUse use_;
   Delays delays_ = std::make_shared<std::vector<Delay>>();  // the last ones
   std::vector<Span> spans_;
@@ -128,8 +156,8 @@ class TimeLines {
  public:
   static TimeLines& all();
 
-  // Run a kernel that takes `duration_ns`, or the least time of a kernel.
-  void run_kernel(int device, int64_t stream, int64_t duration_ns);
+  // Run a kernel that takes `duration`, or the least time of a kernel.
+  void run_kernel(int device, int64_t stream, KernelTime duration);
   MarkerPtr record(int device, int64_t stream);
   void block(int device, int64_t stream, const MarkerPtr& marker);
   void mark(int device, int64_t stream, const StepMarkPtr& mark);
@@ -144,27 +172,31 @@ class TimeLines {
                          std::function<void(const MarkerPtr&, const MarkerPtr&)> launch);
   void replay(const Graph& graph, int64_t stream, const std::vector<StepMarkPtr>& marks);
 
+  // Begin an operation of a communicator, which holds multiprocessors until it ends.
+  void begin(int device, int multiprocessors);
   // End an operation of a communicator, whose stream is given.
-  void complete(const MarkerPtr& marker, int device, int64_t stream, const Delay& operation);
+  void complete(const MarkerPtr& marker, int device, int64_t stream, const Delay& operation, int multiprocessors);
 
+  void settle(bool is_end);  // until the present, or all
   bool is_known(const StepMark& mark);
   std::vector<StreamSpan> take_spans(bool is_end);
 
-  int64_t resolved_time(const MarkerPtr& marker);  // waits until the time is known
-  void wait_until_reached(const MarkerPtr& marker);
+  int64_t wait_until_reached(const MarkerPtr& marker);  // returns the time
   bool is_reached(const MarkerPtr& marker);
   void synchronize(int device, int64_t stream);
   void synchronize(int device);
-  int64_t busy_ns(int device);  // sum of the durations of all kernels
+  int64_t busy_ns(int device);  // sum of the durations of all kernels with all multiprocessors
   int64_t kernels(int device);
 
  private:
-  StreamLine& line(int device, int64_t stream) { return lines_[{device, stream}]; }
+  StreamLine& line(int device, int64_t stream);
+  void hold(int device, int multiprocessors);
   Graph* capture_of(int device, int64_t stream) const;
   void check_outside(const Marker& marker) const;
 
   std::mutex mutex_;
   std::condition_variable resolved_;
+  std::map<int, Occupancy> occupancies_;  // by device
   std::map<std::pair<int, int64_t>, StreamLine> lines_;
   std::map<int, int64_t> busy_ns_;
   std::map<int, int64_t> kernels_;

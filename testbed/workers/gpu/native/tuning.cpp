@@ -108,6 +108,8 @@ double tree_us(int64_t bytes, bool is_ll, const Setting& setting) {
   return TREE.base[protocol] + 2 * (local + network) + static_cast<double>(bytes) / (1000 * gbytes);
 }
 
+}  // namespace
+
 // Fewer channels carry small operations: each thread of a channel gets a number of bytes at least.
 int channels_for(int64_t bytes, const Choice& choice, const Setting& setting) {
   int64_t least = THREADS * (choice.is_ll ? LL_BYTES_PER_THREAD : SIMPLE_BYTES_PER_THREAD);
@@ -120,8 +122,6 @@ int channels_for(int64_t bytes, const Choice& choice, const Setting& setting) {
   }
   return channels;
 }
-
-}  // namespace
 
 double modelled_us(Algorithm algorithm, int64_t bytes, bool is_tree, bool is_ll, const Setting& setting) {
   return is_tree ? tree_us(bytes, is_ll, setting) : ring_us(algorithm, bytes, is_ll, setting);

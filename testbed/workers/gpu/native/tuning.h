@@ -33,6 +33,9 @@ struct Setting {
 // Return the time in us by which NCCL compares.
 double modelled_us(Algorithm algorithm, int64_t bytes, bool is_tree, bool is_ll, const Setting& setting);
 
+// Return how many of the setting's channels carry an operation.
+int channels_for(int64_t bytes, const Choice& choice, const Setting& setting);
+
 // Return NCCL's choice; trees are for all-reduces between several hosts only.
 Choice choose(Algorithm algorithm, int64_t bytes, const Setting& setting);
 
