@@ -4,8 +4,8 @@ A guest's kernel and its processes take turns. On one CPU each turn is a switch 
 two CPUs both sides look for their turn in memory, and a system call takes half as long.
 
 So each guest has a separate CPU, if there is one, and borrows a second one for its processes while
-no other guest has that one. Left to the scheduler, kernel and processes would move between CPUs,
-which makes each turn three times as long.
+no other guest has that one. More guests than CPUs share CPUs. Left to the scheduler, kernel and
+processes would move between CPUs, which makes each turn three times as long.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import IO
 
 from testbed.core.paths import cache_dir
 
+MOST_GUESTS = 100  # of a CPU
 # struct flock: type, whence, start, length, pid; the lock is on the whole file.
 WHOLE_FILE = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 
@@ -60,9 +61,10 @@ def reserve_cpus(cpu: int | None, *, borrows: bool) -> Iterator[GuestCpus]:
 
     Args:
         cpu: the kernel's CPU, possibly shared with other guests; None: a CPU that no other guest
-            has as its own, preferably one that no guest has borrowed. If there is none, the guest's
-            processes run anywhere.
-        borrows: whether the guest may borrow another CPU for its processes.
+            has as its own, preferably one that no guest has borrowed, else the CPU of the fewest
+            guests.
+        borrows: whether the guest may borrow another CPU for its processes; never from a shared
+            CPU.
     """
     if cpu is not None:
         yield GuestCpus(cpu)
@@ -71,7 +73,10 @@ def reserve_cpus(cpu: int | None, *, borrows: bool) -> Iterator[GuestCpus]:
     folder.mkdir(exist_ok=True)
     with ExitStack() as held:
         own = _own(folder, held)
-        lent = _borrow(folder, own, held) if borrows and own is not None else None
+        if own is None:
+            yield GuestCpus(_share(folder, held))
+            return
+        lent = _borrow(folder, own, held) if borrows else None
         if lent is None:
             yield GuestCpus(own)
             return
@@ -91,6 +96,15 @@ def _own(folder: Path, held: ExitStack) -> int | None:
     for cpu in lent:
         if _reserve(_file(folder, cpu), held):
             return cpu
+    return None
+
+
+def _share(folder: Path, held: ExitStack) -> int | None:
+    """Reserve a part of the CPU that has the fewest guests, until `held` is closed."""
+    for place in range(1, MOST_GUESTS):
+        for cpu in _cpus():
+            if _reserve(folder / f"{cpu}-guest-{place}", held):
+                return cpu
     return None
 
 

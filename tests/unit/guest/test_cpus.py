@@ -17,18 +17,20 @@ def two_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("two_cpus")
-def test_guests_get_cpus_for_themselves() -> None:
+def test_guests_get_cpus_for_themselves_and_then_share() -> None:
     with (
         reserve_cpus(None, borrows=False) as first,
         reserve_cpus(None, borrows=False) as second,
         reserve_cpus(None, borrows=True) as third,
+        reserve_cpus(None, borrows=True) as fourth,
+        reserve_cpus(None, borrows=True) as fifth,
     ):
         assert {first.kernel, second.kernel} == {0, 1}
         assert first.prefix() == ["taskset", "--cpu-list", "1"]
-        assert third == GuestCpus(None)  # left to the scheduler
-        assert third.prefix() == []
         assert third.arguments() == []
         assert third.descriptors() == []
+        assert {third.kernel, fourth.kernel} == {0, 1}
+        assert fifth == third
     with reserve_cpus(None, borrows=False) as again:
         assert again == first
 
