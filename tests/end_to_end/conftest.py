@@ -1,5 +1,6 @@
 """Runs that several tests look at."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,14 +10,12 @@ import pytest
 
 from tests.support.runs import PAIR
 
-SPINNERS = 4
-
 
 @pytest.fixture
 def load() -> Iterator[None]:
     """Processes that want all of the machine's CPUs."""
     spin = [sys.executable, "-ISc", "while True: pass"]
-    spinners = [subprocess.Popen(spin) for _ in range(SPINNERS)]
+    spinners = [subprocess.Popen(spin) for _ in range(os.cpu_count() or 1)]
     yield
     for spinner in spinners:
         spinner.kill()

@@ -12,7 +12,7 @@ import pytest
 from tests.support.runs import Command, Folder, Need, all_reduce
 
 SIZES = (4_000, 1_000_000, 16_000_000)
-ITERATIONS, WARMUP = 2, 1
+ITERATIONS, WARMUP = 1, 1
 JOB = all_reduce("4000 B, 1 MB, 16 MB", ITERATIONS, WARMUP)
 LOSSY = """
 name: lossy

@@ -88,8 +88,8 @@ def laptop(
 def results(tmp_path_factory: pytest.TempPathFactory, command: Command) -> Iterator[Path]:
     """A folder with two runs and a sweep, made by an environment that can."""
     folder = tmp_path_factory.mktemp("results")
-    for name in ("first", "second"):
-        command("run", "two-sites", "collectives", *SMALL, "--out", folder / name)
+    command("run", "two-sites", "collectives", *SMALL, "--out", folder / "first")
+    shutil.copytree(folder / "first", folder / "second")
     (folder / "experiment.yaml").write_text(EXPERIMENT)
     command("sweep", folder / "experiment.yaml", "--out", folder / "sweep")
     yield folder

@@ -218,7 +218,15 @@ def test_interrupt(pair: Path, place: Place) -> None:
     place.check_nothing_is_left()
 
 
-@pytest.mark.parametrize("stage", ["boot", "network", "verify", "ops"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "boot",
+        pytest.param("network", marks=pytest.mark.proof),
+        "verify",
+        pytest.param("ops", marks=pytest.mark.proof),
+    ],
+)
 def test_interrupt_at_the_beginning_of(stage: str, pair: Path, place: Place) -> None:
     """Ctrl-C before there is anything to keep."""
     begun = f'"stage": "{stage}", "state": "begin"'

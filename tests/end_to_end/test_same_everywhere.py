@@ -17,7 +17,7 @@ from tests.support.users import USER, as_user, copied_project
 LOSSY = [
     "two-sites",
     "collectives",
-    *all_reduce("1 MiB", iterations=8),
+    *all_reduce("1 MiB", iterations=4),
     "--set",
     "topology.wan.0.loss=0.1%",
     "--seed",
@@ -90,7 +90,7 @@ def test_a_machine_under_load(command: Command, lossy: dict[str, str], folder: P
 
 def test_red_marks_the_same_packets(command: Command, folder: Path) -> None:
     """The kernel draws RED's marks."""
-    words = ["two-sites", "collectives", *all_reduce("4 MiB", iterations=2)]
+    words = ["two-sites", "collectives", *all_reduce("4 MiB", iterations=1)]
     for setting in ("discipline=red", "queue=200 packets", "rate=500 Mbit/s"):
         words += ["--set", f"topology.wan.0.{setting}"]
     for name in ("red-1", "red-2"):

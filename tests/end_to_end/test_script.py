@@ -283,7 +283,9 @@ def test_a_script_without_memory(
     assert "raise it with --memory" in said
 
 
-@pytest.mark.parametrize("name", ["test_sync", "test_script"])
+@pytest.mark.parametrize(
+    "name", ["test_sync", pytest.param("test_script", marks=pytest.mark.proof)]
+)
 def test_scripts_of_others(
     name: str, need: Need, command: Command, pair: Path, tmp_path: Path
 ) -> None:

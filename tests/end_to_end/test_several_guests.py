@@ -123,8 +123,9 @@ def states(folder: Path) -> Any:
 
 
 def test_losses_and_jitter(run: Run) -> None:
-    """Two guests and three, and once more."""
-    words = ["collectives", *SMALL, "--isolation", "process", "--capture", "all"]
+    """In three guests; tests below have two."""
+    sizes = set_options({"ops": "[all_reduce,broadcast]", "sizes": "[64 KiB,256 KiB]"})
+    words = ["collectives", *sizes, "--isolation", "process", "--capture", "all"]
     alone = run(LOSSY, 1, *words)
     one = operations(alone)
     assert len(one) == 4
@@ -132,12 +133,11 @@ def test_losses_and_jitter(run: Run) -> None:
     folder = run(LOSSY, 3, *words)
     assert operations(folder) == one
     assert packets(folder) == packets(alone)
-    assert operations(run(LOSSY, 2, *words)) == one
     assert states(folder) == ("completed", True)
 
     summary = json.loads((folder / "summary.json").read_text())
     assert [row["datacenters"] for row in summary["guests"]] == [["oslo"], ["bern"], ["lima"]]
-    assert all(row["packets"] > 1000 and row["cpu_seconds"] > 0 for row in summary["guests"])
+    assert all(row["packets"] > 500 and row["cpu_seconds"] > 0 for row in summary["guests"])
     assert len(summary["fidelity"]) == 3
     assert len(summary["wan"]) == 6
     assert not (folder / "guests").exists()
@@ -145,7 +145,7 @@ def test_losses_and_jitter(run: Run) -> None:
 
 def test_segmentation_offload_through_a_third_guest(run: Run) -> None:
     """Packets of 64 KiB, which rome passes on between two others."""
-    sizes = set_options({"ops": "[all_reduce,all_gather]", "sizes": "[8 MiB]", "iterations": 2})
+    sizes = set_options({"ops": "[all_reduce,all_gather]", "sizes": "[8 MiB]", "iterations": 1})
     words = ["collectives", *sizes, "--isolation", "process"]
     one, three = run(FAST, 1, *words), run(FAST, 3, *words)
     assert operations(three) == operations(one)

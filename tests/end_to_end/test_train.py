@@ -84,6 +84,7 @@ def test_diloco_exchanges_as_much_every_few_steps(runs: dict[str, Folder]) -> No
     assert diloco["compute_utilisation"] > 1.3 * ddp["compute_utilisation"]
 
 
+@pytest.mark.proof
 @pytest.mark.usefixtures("load")
 def test_a_machine_under_load(
     runs: dict[str, Folder], command: Command, pair: Path, tmp_path: Path

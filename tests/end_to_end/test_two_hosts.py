@@ -16,7 +16,7 @@ SIZES = {
     1_000_000: 48.38,
     16_000_000: 243.7,
 }  # bytes: ms of an all-reduce on such a path
-WARMUP, ITERATIONS = 1, 5
+WARMUP, ITERATIONS = 1, 2
 JOB = all_reduce("4000 B, 1 MB, 16 MB", ITERATIONS, WARMUP)
 
 
@@ -147,7 +147,7 @@ def test_containers_repeat_too(command: Command, folders: Path) -> None:
     moves. Within 1 us, as above; the nanoseconds are the same as a rule.
     """
     runs = []
-    for name in ("one", "two", "three"):
+    for name in ("one", "two"):
         words = [
             *all_reduce("4000 B, 1 MB", 2),
             "--isolation",
@@ -159,9 +159,9 @@ def test_containers_repeat_too(command: Command, folders: Path) -> None:
         ]
         command("run", "two-sites", "collectives", *words)
         runs.append(durations(Folder(folders / name)))
-    assert runs[0].height == 4 * 2 * 3
-    for other in runs[1:]:
-        assert max((runs[0]["duration"] - other["duration"]).abs()) <= 1000
+    first, second = runs
+    assert first.height == 4 * 2 * 3
+    assert max((first["duration"] - second["duration"]).abs()) <= 1000
 
 
 def test_containers_and_processes_agree(first: Folder, in_containers: Folder) -> None:
@@ -216,7 +216,7 @@ def test_bytes(in_containers: Folder) -> None:
     Between two ranks a ring all-reduce of S bytes sends S/2 (reduce-scatter) and S/2 (all-gather)
     each way. In full packets 1448 of 1514 bytes are data, and each two packets get an
     acknowledgement of 66 bytes. Barriers and gloo's notices of readiness are small compared
-    with the 102 MB of data: 66 to 200 bytes each, of which the ring sends some for each MiB; they
+    with the 51 MB of data: 66 to 200 bytes each, of which the ring sends some for each MiB; they
     are not counted here.
     """
     data = sum(SIZES) * (WARMUP + ITERATIONS)
