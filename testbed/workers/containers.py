@@ -247,6 +247,7 @@ class Containers(Fleet):
         for file, target in self._name_files.items():
             mounts.append(_bound(str(file), str(target), "ro"))
 
+        # Without a network of its own, Docker starts no program to set one up in the new namespace.
         return client.containers.run(
             image,
             command,
@@ -254,6 +255,7 @@ class Containers(Fleet):
             name=f"{self._folder.name}-{host}",
             hostname=host,
             network_mode="none",
+            network_disabled=True,
             read_only=True,
             tmpfs={"/tmp": "mode=1777,exec", "/run": ""},  # Docker's default is noexec
             cap_drop=["ALL"],
