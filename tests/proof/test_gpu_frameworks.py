@@ -207,6 +207,6 @@ def test_published_training_speed(torchtitan: Path, tmp_path: Path) -> None:
     words = [str(SCRIPTS / "titan_2024.py"), "--job.config_file", str(config)]
     gpus = ("single-cluster", str(gpu), 8)
     measured = _run(torchtitan, tmp_path / "run", *words, gpus=gpus).summary["gpu"]
-    assert 1 < measured["tokens_per_s"] / 8 / PUBLISHED_TOKENS_PER_S < 1.16
+    assert 1 < measured["tokens_per_s"] / 8 / PUBLISHED_TOKENS_PER_S < 1.15
     reserved_gib = measured["memory"][0]["reserved_bytes"] / 2**30
     assert 0.9 < reserved_gib / PUBLISHED_GIB < 1.1

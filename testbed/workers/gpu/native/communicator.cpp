@@ -109,7 +109,7 @@ std::shared_ptr<Operation> Communicator::run(Algorithm algorithm, int64_t bytes,
     Protocol protocol = network_.protocol;
     protocol.channels = choice.channels;
     protocol.is_ll = choice.is_ll;
-    operation->multiprocessors = multiprocessors(bytes, choice);
+    operation->held = held_by(bytes, choice);
     if (choice.is_tree) {
       connect_trees();
       operation->lanes = tree_lanes(bytes, protocol);
@@ -133,15 +133,16 @@ std::shared_ptr<Operation> Communicator::run_call(std::function<void(std::chrono
   return enqueue(std::move(operation));
 }
 
-// Return how many multiprocessors the kernel of an operation holds: one for each channel. Inside a
-// host NCCL has more channels than lanes are modelled.
-int Communicator::multiprocessors(int64_t bytes, const Choice& choice) const {
+// Return what the kernel of an operation holds: a multiprocessor for each channel, of which NCCL has
+// more inside a host than lanes are modelled, and there the rate at which it reads or writes memory:
+// each byte of a ring at least once. Between hosts that rate is small.
+Occupancy Communicator::held_by(int64_t bytes, const Choice& choice) const {
   if (network_.setting.hosts > 1) {
-    return choice.channels;
+    return {choice.channels, 0};
   }
   Setting local = network_.setting;
   local.channels = network_.local_channels;
-  return channels_for(bytes, choice, local);
+  return {channels_for(bytes, choice, local), network_.wire.local_bytes_per_ns};
 }
 
 Wire Communicator::ring_wire(const Protocol& protocol) const {
@@ -282,7 +283,7 @@ std::shared_ptr<Operation> Communicator::exchange(std::vector<Message> sent, std
         bytes = std::max(bytes, message.bytes);
       }
     }
-    operation->multiprocessors = multiprocessors(bytes, {false, false, network_.setting.channels});
+    operation->held = held_by(bytes, {false, false, network_.setting.channels});
   }
   operation->name = std::move(name);
   operation->listeners = std::move(listeners);
@@ -377,7 +378,7 @@ void Communicator::work() {
 
 void Communicator::carry_out(const std::shared_ptr<Operation>& operation) {
   const int64_t begin_ns = TimeLines::all().wait_until_reached(operation->start);
-  TimeLines::all().begin(device_, operation->multiprocessors);
+  TimeLines::all().begin(device_, operation->held);
   int64_t end_ns = std::max(begin_ns, now_ns());
   for (const auto& carried : operation->carried) {
     carried->before();
@@ -403,7 +404,7 @@ void Communicator::carry_out(const std::shared_ptr<Operation>& operation) {
     carried->after();
   }
   TimeLines::all().complete(operation->end, device_, stream_, {begin_ns, end_ns, operation->cause},
-                            operation->multiprocessors);
+                            operation->held);
   operation->listeners.ended(begin_ns, end_ns);
 }
 

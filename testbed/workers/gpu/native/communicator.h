@@ -58,7 +58,7 @@ struct Operation {
   CausePtr cause = std::make_shared<Cause>();
   MarkerPtr start;                                   // when the stream reaches the operation
   MarkerPtr end = std::make_shared<Marker>();
-  int multiprocessors = 0;                           // that its kernel holds
+  Occupancy held;                                    // by its kernel
   std::function<std::vector<Lane>()> lanes;
   std::function<HostChain()> chain;  // of the ranks whose steps this rank works out; null: of none
   std::function<void(std::chrono::milliseconds)> call;  // of another library, in place of lanes
@@ -99,7 +99,7 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   Lane chain_lane(std::vector<Step> steps, size_t slices_in_buffer, int channel, const Wire& wire);
   std::function<HostChain()> neighbours(Algorithm algorithm, int64_t bytes, Protocol protocol);
   Wire ring_wire(const Protocol& protocol) const;
-  int multiprocessors(int64_t bytes, const Choice& choice) const;
+  Occupancy held_by(int64_t bytes, const Choice& choice) const;
   std::function<std::vector<Lane>()> tree_lanes(int64_t bytes, Protocol protocol);
   Lane tree_lane(const TreePlace& place, int channel, int64_t bytes, const Protocol& protocol, bool is_up);
   bool is_in_second_tree(int channel) const;

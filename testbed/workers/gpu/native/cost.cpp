@@ -170,7 +170,7 @@ int64_t rounded(double ns) { return std::max<int64_t>(1, std::llround(ns)); }
 
 Cost kernel_cost(const c10::FunctionSchema& schema, Arguments arguments, Arguments results) {
   const Accelerator& gpu = accelerator();
-  double ns = traffic(schema, arguments, results) / gpu.bytes_per_ns;
+  const double memory_ns = traffic(schema, arguments, results) / gpu.bytes_per_ns;
   double flops = 0;
   double arithmetic_ns = 0;
   const auto formula = FORMULAS.find(schema.name());
@@ -182,12 +182,14 @@ Cost kernel_cost(const c10::FunctionSchema& schema, Arguments arguments, Argumen
       rate *= gpu.attention_share;
     }
     arithmetic_ns = flops / rate;
-    ns = std::max(ns, arithmetic_ns);
   }
-  return {{rounded(ns), std::llround(arithmetic_ns)}, flops};
+  return {{rounded(std::max(memory_ns, arithmetic_ns)), std::llround(arithmetic_ns), std::llround(memory_ns)}, flops};
 }
 
-int64_t traffic_ns(double bytes) { return rounded(bytes / accelerator().bytes_per_ns); }
+KernelTime traffic_time(double bytes) {
+  const int64_t ns = rounded(bytes / accelerator().bytes_per_ns);
+  return {ns, 0, ns};
+}
 
 int64_t host_copy_ns(double bytes) { return rounded(bytes / accelerator().host_bytes_per_ns); }
 

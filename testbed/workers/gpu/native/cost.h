@@ -27,7 +27,7 @@ struct Cost {
 Cost kernel_cost(const c10::FunctionSchema& schema, c10::ArrayRef<c10::IValue> arguments,
                  c10::ArrayRef<c10::IValue> results);
 
-int64_t traffic_ns(double bytes);  // of a kernel that only moves data
+KernelTime traffic_time(double bytes);  // of a kernel that only moves data
 int64_t host_copy_ns(double bytes);
 
 }  // namespace testbed

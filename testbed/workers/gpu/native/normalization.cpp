@@ -42,7 +42,7 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& input, at::IntArray
   }
   at::Tensor output = at::empty_like(input, at::MemoryFormat::Contiguous);
   at::Tensor scales = new_tensor(rows, strides, type_of_sums(input.scalar_type()));
-  run_kernel({traffic_ns(bytes_of(input) + bytes_of(weight) + bytes_of(output) + bytes_of(scales))});
+  run_kernel(traffic_time(bytes_of(input) + bytes_of(weight) + bytes_of(output) + bytes_of(scales)));
   return {output, scales};
 }
 
@@ -56,11 +56,11 @@ std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& gradient, const at
   at::Tensor of_weight;
   if (wanted[0]) {
     of_input = at::empty_like(input, at::MemoryFormat::Contiguous);
-    run_kernel({traffic_ns(read + bytes_of(weight) + bytes_of(of_input))});
+    run_kernel(traffic_time(read + bytes_of(weight) + bytes_of(of_input)));
   }
   if (wanted[1] && weight && weight->defined()) {
     of_weight = at::empty_like(*weight, at::MemoryFormat::Contiguous);
-    run_kernel({traffic_ns(read + bytes_of(of_weight))});
+    run_kernel(traffic_time(read + bytes_of(of_weight)));
   }
   return {of_input, of_weight};
 }

@@ -107,7 +107,7 @@ at::Tensor& copy(at::Tensor& target, const at::Tensor& source, bool non_blocking
   const c10::DeviceGuard guard(target.is_cuda() ? target.device() : source.device());
   if (target.is_cuda() && source.is_cuda()) {
     if (!target.is_same(source)) {
-      run_kernel({traffic_ns(bytes_of(target) + bytes_of(source))});
+      run_kernel(traffic_time(bytes_of(target) + bytes_of(source)));
       if (!note_captured_copy(target)) {
         copy_values(target, source);
       }

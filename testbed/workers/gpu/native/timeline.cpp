@@ -23,11 +23,12 @@ constexpr int64_t SHORTEST_WAIT_NS = 20'000;    // that is a span
 // Short kernels of a graph begin 3.4 us apart, others 3.8 us (NVIDIA, "Getting Started with CUDA
 // Graphs", 2019).
 constexpr double SHARE_IN_GRAPH = 3.4 / 3.8;
+constexpr double LEAST_FREE_RATE = 0.1;  // of the memory, however many operations run at once
 
 KernelTime kernel_time(KernelTime duration, bool is_in_graph) {
   const double share = is_in_graph ? SHARE_IN_GRAPH : 1;
   const int64_t least_ns = std::llround(share * accelerator().least_kernel_ns);
-  return {std::max(duration.ns, least_ns), duration.arithmetic_ns};
+  return {std::max(duration.ns, least_ns), duration.arithmetic_ns, duration.memory_ns};
 }
 
 std::chrono::system_clock::time_point clock_time(int64_t ns) {
@@ -71,9 +72,13 @@ int64_t now_ns() {
   return now.tv_sec * NS_PER_S + now.tv_nsec;
 }
 
-double Occupancy::free_share() const {
+double Occupancy::free_multiprocessors() const {
   const int all = accelerator().multiprocessors;
-  return static_cast<double>(all - std::min(held, all - 1)) / all;
+  return static_cast<double>(all - std::min(multiprocessors, all - 1)) / all;
+}
+
+double Occupancy::free_memory_rate() const {
+  return std::max(LEAST_FREE_RATE, 1 - bytes_per_ns / accelerator().bytes_per_ns);
 }
 
 void StreamLine::run_or_queue(const Item& item) {
@@ -164,8 +169,9 @@ void StreamLine::carry_out(const Item& item) {
 }
 
 int64_t StreamLine::duration_ns(const Item& item) const {
-  const double arithmetic_ns = static_cast<double>(item.duration.arithmetic_ns) / occupancy_->free_share();
-  return std::max<int64_t>(item.duration.ns, std::llround(arithmetic_ns));
+  const double arithmetic_ns = static_cast<double>(item.duration.arithmetic_ns) / occupancy_->free_multiprocessors();
+  const double memory_ns = static_cast<double>(item.duration.memory_ns) / occupancy_->free_memory_rate();
+  return std::max<int64_t>(item.duration.ns, std::llround(std::max(arithmetic_ns, memory_ns)));
 }
 
 // Of the time until a marker, a part is due to operations that held up the marker's stream.
@@ -253,6 +259,7 @@ void StreamLine::take_back(int64_t now) {
     KernelTime& duration = first.item.duration;
     duration.ns = std::llround(left * static_cast<double>(duration.ns));
     duration.arithmetic_ns = std::llround(left * static_cast<double>(duration.arithmetic_ns));
+    duration.memory_ns = std::llround(left * static_cast<double>(duration.memory_ns));
   }
   for (auto work = forecasts_.rbegin(); work != forecasts_.rend(); ++work) {
     if (work->item.kind == Item::Kind::record) {
@@ -381,33 +388,35 @@ void TimeLines::mark(int device, int64_t stream, const StepMarkPtr& mark) {
   line(device, stream).mark(mark, now_ns());
 }
 
-// Let operations hold so many multiprocessors more from now on.
-void TimeLines::hold(int device, int multiprocessors) {
-  if (multiprocessors == 0) {
+// Let operations hold so much more from now on, or less by a negative sign.
+void TimeLines::hold(int device, const Occupancy& held, int sign) {
+  if (held.multiprocessors == 0 && held.bytes_per_ns == 0) {
     return;
   }
   const int64_t now = now_ns();
   for (auto& [key, stream_line] : lines_) {
     stream_line.take_back(now);
   }
-  occupancies_[device].held += multiprocessors;
+  Occupancy& all = occupancies_[device];
+  all.multiprocessors += sign * held.multiprocessors;
+  all.bytes_per_ns += sign * held.bytes_per_ns;
   for (auto& [key, stream_line] : lines_) {
     stream_line.resume();
   }
   resolved_.notify_all();
 }
 
-void TimeLines::begin(int device, int multiprocessors) {
+void TimeLines::begin(int device, const Occupancy& held) {
   const std::lock_guard lock(mutex_);
-  hold(device, multiprocessors);
+  hold(device, held, 1);
 }
 
 void TimeLines::complete(const MarkerPtr& marker, int device, int64_t stream, const Delay& operation,
-                         int multiprocessors) {
+                         const Occupancy& held) {
   const std::lock_guard lock(mutex_);
   marker->time_ns = operation.end_ns;
   marker->delays = line(device, stream).delays_and(operation);
-  hold(device, -multiprocessors);
+  hold(device, held, -1);
   auto blocked = std::move(marker->blocked);
   marker->blocked.clear();
   for (StreamLine* stream_line : blocked) {

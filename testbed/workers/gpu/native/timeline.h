@@ -4,7 +4,8 @@
 // after it waits for a collective: the end of a collective is known once the collective has ended.
 // Until then the stream keeps the work that follows in a queue.
 //
-// While a collective runs, it holds multiprocessors, and kernels of other streams take longer. So
+// While a collective runs, it holds multiprocessors and a part of the memory's rate, and kernels of
+// other streams take longer. So
 // times after the present are forecasts, which are worked out again whenever a collective begins or
 // ends. Times until the present are settled.
 #pragma once
@@ -74,16 +75,19 @@ struct StreamSpan {
   Span span;
 };
 
-// The multiprocessors of a device that collectives hold.
+// What the kernels of collectives take from other kernels of a device.
 struct Occupancy {
-  int held = 0;
-  double free_share() const;
+  int multiprocessors = 0;
+  double bytes_per_ns = 0;  // of the memory
+  double free_multiprocessors() const;  // as a part of all
+  double free_memory_rate() const;      // as a part of the whole rate
 };
 
-// How long a kernel takes if it has all multiprocessors.
+// How long a kernel takes if it has the device for itself.
 struct KernelTime {
   int64_t ns;
   int64_t arithmetic_ns = 0;  // of its products alone, which take longer on fewer multiprocessors
+  int64_t memory_ns = 0;      // of its traffic alone
 };
 
 // A point of a stream: an event, or the end of a collective.
@@ -172,10 +176,10 @@ class TimeLines {
                          std::function<void(const MarkerPtr&, const MarkerPtr&)> launch);
   void replay(const Graph& graph, int64_t stream, const std::vector<StepMarkPtr>& marks);
 
-  // Begin an operation of a communicator, which holds multiprocessors until it ends.
-  void begin(int device, int multiprocessors);
+  // Begin an operation of a communicator, which holds something until it ends.
+  void begin(int device, const Occupancy& held);
   // End an operation of a communicator, whose stream is given.
-  void complete(const MarkerPtr& marker, int device, int64_t stream, const Delay& operation, int multiprocessors);
+  void complete(const MarkerPtr& marker, int device, int64_t stream, const Delay& operation, const Occupancy& held);
 
   void settle(bool is_end);  // until the present, or all
   bool is_known(const StepMark& mark);
@@ -185,12 +189,12 @@ class TimeLines {
   bool is_reached(const MarkerPtr& marker);
   void synchronize(int device, int64_t stream);
   void synchronize(int device);
-  int64_t busy_ns(int device);  // sum of the durations of all kernels with all multiprocessors
+  int64_t busy_ns(int device);  // sum of the durations that all kernels have alone
   int64_t kernels(int device);
 
  private:
   StreamLine& line(int device, int64_t stream);
-  void hold(int device, int multiprocessors);
+  void hold(int device, const Occupancy& held, int sign);
   Graph* capture_of(int device, int64_t stream) const;
   void check_outside(const Marker& marker) const;
 
