@@ -126,7 +126,9 @@ class Workload(Strict):
         return PROGRAM_MEMORY
 
     def rank_tensors_bytes(self, ranks: int) -> int:
-        """Return the memory in bytes of all tensors of a rank."""
+        """Return the memory in bytes of all tensors of a rank; on modelled GPUs they have none."""
+        if self.has_modelled_gpus:
+            return 0
         return TENSORS_PER_RANK * self.largest_tensor_bytes(ranks)
 
 

@@ -1,9 +1,11 @@
 """Memory of a run, and the timeout of its operations."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from testbed.workloads.collectives.settings import Collectives
+from testbed.workloads.script.settings import Script
 
 from testbed.core.errors import InputError
 from testbed.plan.budget import timeout_s, windows_bytes
@@ -56,6 +58,17 @@ def test_memory_of_processes() -> None:
     host = PROGRAM + (1 + 0.25 + 2 + 2) * GIB + 4 * MIB
     assert plan.workers.memory_bytes == 2 * host
     assert plan.guest_memory_bytes == GIB + 4 * host + TWO_SITES_WINDOWS
+
+
+def test_tensors_on_modelled_gpus_have_no_memory(tmp_path: Path) -> None:
+    """A host of eight GPUs has eight ranks, which need what their programs need."""
+    train = tmp_path / "train.py"
+    train.touch()
+    script = Script.model_validate({"command": [str(train)], "gpu": "H100", "gpus_per_host": 8})
+    options = RunOptions(isolation="process")
+    plan = resolve(Topology.load("two-sites"), script, options, machine_memory_bytes=2**40)
+    hosts = 4 * 8 * 250 * MIB
+    assert plan.guest_memory_bytes == GIB + hosts + TWO_SITES_WINDOWS
 
 
 def test_memory_follows_the_operations() -> None:
