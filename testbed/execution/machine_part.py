@@ -58,7 +58,7 @@ class MachinePart:
         self._backend = SitesBackend()
         self._guests: dict[int, Guest] = {}
         self._folders: dict[int, RunDir] = {}
-        self._cpu_s: dict[int, float] = {}  # of guests that have ended: processes vanish
+        self._cpu_s: dict[int, float] = {}  # of guests: processes that have ended vanish
         self._sent: dict[Path, int] = {}  # bytes of each file
         self._archive: Path | None = None
         self._listener: socket.socket | None = None
@@ -151,12 +151,11 @@ class MachinePart:
         guests: dict[int, GuestNews] = {}
         for number, guest in self._guests.items():
             status = statuses[number]
-            if status is not None and number not in self._cpu_s:
-                self._cpu_s[number] = guest.cpu_seconds()
+            self._cpu_s[number] = max(self._cpu_s.get(number, 0.0), guest.cpu_seconds())
             guests[number] = GuestNews(
                 status=status if is_complete else None,
                 reading=guest.clock(),
-                cpu_s=self._cpu_s.get(number) or guest.cpu_seconds(),
+                cpu_s=self._cpu_s[number],
                 work=self._clock.work(number),
             )
         return News(guests, files, failure)
