@@ -40,11 +40,15 @@ UP_TO_1_MIB = ["--set", "workload.sizes={from: 4 KiB, to: 1 MiB}"]  # as `make d
 # name: maximum seconds on two cores, arguments of `testbed run`
 CASES = {
     "two-sites": (60, ["two-sites", "collectives", "--isolation", "process"]),
+    "four-processes": (
+        3,
+        ["two-sites", "collectives", "--isolation", "process", *ONE_COLLECTIVE],
+    ),
     "ten-processes": (
-        12,
+        8,
         ["microsoft-openai-five", "collectives", "--isolation", "process", *ONE_COLLECTIVE],
     ),
-    "ten-containers": (60, ["microsoft-openai-five", "collectives", *ONE_COLLECTIVE]),
+    "ten-containers": (5, ["microsoft-openai-five", "collectives", *ONE_COLLECTIVE]),
     "demo": (100, ["microsoft-openai-five", "collectives", *UP_TO_1_MIB]),
 }
 SWEEP = "sweep"
