@@ -36,8 +36,6 @@ class Case:
         replicas: groups of ranks with all parameters; 2: one in each datacenter.
         scale: one byte of so many crosses the network.
         memory: memory of a GPU; few GPUs need more for a model than an H100 has.
-        guest_memory: memory of the guest in place of the estimate, which counts buffers that
-            modelled GPUs do not have; empty: the estimate.
     """
 
     size: str
@@ -46,7 +44,6 @@ class Case:
     replicas: int = 1
     scale: int = 1000
     memory: str = "80 GiB"
-    guest_memory: str = ""
 
 
 CASES = {
@@ -58,7 +55,7 @@ CASES = {
     "70B-2x4": Case("70B", 1, 4, replicas=2, memory=LARGE),
     "70B-2x8": Case("70B", 1, 8, replicas=2, memory=LARGE),
     "70B-4x8": Case("70B", 2, 8, replicas=2),
-    "70B-8x8": Case("70B", 4, 8, replicas=2, guest_memory="14 GiB"),
+    "70B-8x8": Case("70B", 4, 8, replicas=2),
 }
 
 
@@ -138,8 +135,6 @@ def run(case: Case) -> Use:
         words += ["--set", f"topology.datacenters.*.hosts={case.hosts}"]
         words += ["--scale", str(case.scale)]
         words += ["--gpu", str(gpu), "--gpus-per-host", str(case.gpus)]
-        if case.guest_memory:
-            words += ["--guest-memory", case.guest_memory]
         words += ["--", str(SCRIPT), case.size, str(case.replicas), str(STEPS)]
         command = [sys.executable, "-m", "testbed", "run", *words]
         with Path(scratch, "output").open("w+b") as output:

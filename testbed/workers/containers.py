@@ -247,7 +247,7 @@ class Containers(Fleet):
         for file, target in self._name_files.items():
             mounts.append(_bound(str(file), str(target), "ro"))
 
-        # Without a network of its own, Docker starts no program to set one up in the new namespace.
+        # For a network, even none, Docker would start a program in each new namespace.
         return client.containers.run(
             image,
             command,

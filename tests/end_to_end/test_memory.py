@@ -6,18 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.runs import set_options
+
 SCRIPT = Path(__file__).parents[2] / "scripts/memory.py"
-TINY = [
-    "collectives",
-    "--isolation",
-    "process",
-    "--set",
-    "workload.sizes=[4 KiB]",
-    "--set",
-    "workload.warmup=0",
-    "--set",
-    "workload.iterations=1",
-]
+SMALL = set_options({"sizes": "[4 KiB]", "warmup": 0, "iterations": 1})
+TINY = ["collectives", "--isolation", "process", *SMALL]
 
 
 @pytest.mark.usefixtures("kernel")

@@ -5,9 +5,8 @@
 // Until then the stream keeps the work that follows in a queue.
 //
 // While a collective runs, it holds multiprocessors and a part of the memory's rate, and kernels of
-// other streams take longer. So
-// times after the present are forecasts, which are worked out again whenever a collective begins or
-// ends. Times until the present are settled.
+// other streams take longer. So times after the present are forecasts, which are worked out again
+// whenever a collective begins or ends. Times until the present are settled.
 #pragma once
 
 #include <atomic>
