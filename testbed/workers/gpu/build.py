@@ -28,6 +28,7 @@ PYTHON_LIBRARY = "testbed_nccl.so"
 # The devices, which torch has to find when it is imported; and a Python module, loaded after torch.
 DEVICE_PARTS = (
     "device",
+    "clock",
     "caching",
     "memory",
     "timeline",

@@ -10,6 +10,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from testbed.core.compat import torch_sharding
 from testbed.core.compat.torch_imports import quick_imports
 from testbed.workers.gpu.device_library import device_library, gpu_figures
 
@@ -84,6 +85,8 @@ def _change_imports(before: Mapping[str, Change]) -> None:
     after = {
         GROUPS_MODULE: _after_groups,
         PARALLEL_MODULE: _after_parallel,
+        torch_sharding.PROPAGATION: torch_sharding.look_once,
+        torch_sharding.EXPANSION: torch_sharding.expand_once,
         "torch": _after_torch,
     }
     finder: Any = _Finder({**before, CUDA_MODULE: _before_cuda}, after)

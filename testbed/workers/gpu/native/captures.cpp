@@ -1,6 +1,7 @@
 // Streams while a graph is captured, and replays.
 #include <algorithm>
 
+#include "clock.h"
 #include "graphs.h"
 #include "timeline.h"
 

@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "clock.h"
 #include "device.h"
 
 namespace testbed {

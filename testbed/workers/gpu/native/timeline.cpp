@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <ctime>
 #include <limits>
 
+#include "clock.h"
 #include "device.h"
 #include "graphs.h"
 #include "labels.h"
@@ -15,7 +15,6 @@
 namespace testbed {
 
 namespace {
-constexpr int64_t NS_PER_S = 1'000'000'000;
 constexpr size_t MOST_DELAYS = 32;              // that another stream may meet later
 constexpr size_t MOST_SPANS = 20'000;             // that nobody has taken
 constexpr int64_t LONGEST_GAP_NS = 20'000;      // between kernels of one span
@@ -65,12 +64,6 @@ class WithoutPython {
 };
 
 }  // namespace
-
-int64_t now_ns() {
-  timespec now{};
-  clock_gettime(CLOCK_REALTIME, &now);
-  return now.tv_sec * NS_PER_S + now.tv_nsec;
-}
 
 double Occupancy::free_multiprocessors() const {
   const int all = accelerator().multiprocessors;
@@ -466,7 +459,7 @@ int64_t TimeLines::wait_until_reached(const MarkerPtr& marker) {
 bool TimeLines::is_reached(const MarkerPtr& marker) {
   const std::lock_guard lock(mutex_);
   check_outside(*marker);
-  return marker->time_ns && *marker->time_ns <= now_ns();
+  return marker->time_ns && *marker->time_ns <= polled_now_ns();
 }
 
 void TimeLines::synchronize(int device, int64_t stream) {

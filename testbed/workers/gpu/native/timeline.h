@@ -26,8 +26,6 @@ namespace testbed {
 // CUDA lets the CPU put about a thousand kernels on a stream before a launch waits.
 constexpr size_t LONGEST_QUEUE = 1024;
 
-int64_t now_ns();  // the run's clock, in Unix ns
-
 class Graph;
 class StreamLine;
 

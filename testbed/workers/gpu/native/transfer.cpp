@@ -9,8 +9,8 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "clock.h"
 #include "host_chains.h"
-#include "timeline.h"
 
 namespace testbed {
 
