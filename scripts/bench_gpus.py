@@ -36,6 +36,7 @@ class Case:
         replicas: groups of ranks with all parameters; 2: one in each datacenter.
         scale: one byte of so many crosses the network.
         memory: memory of a GPU; few GPUs need more for a model than an H100 has.
+        guests: guests that share the work, each on one CPU.
     """
 
     size: str
@@ -44,6 +45,7 @@ class Case:
     replicas: int = 1
     scale: int = 1000
     memory: str = "80 GiB"
+    guests: int = 1
 
 
 CASES = {
@@ -55,7 +57,7 @@ CASES = {
     "70B-2x4": Case("70B", 1, 4, replicas=2, memory=LARGE),
     "70B-2x8": Case("70B", 1, 8, replicas=2, memory=LARGE),
     "70B-4x8": Case("70B", 2, 8, replicas=2),
-    "70B-8x8": Case("70B", 4, 8, replicas=2),
+    "70B-8x8": Case("70B", 4, 8, replicas=2, guests=2),
 }
 
 
@@ -109,7 +111,16 @@ def shared_bytes(pid: int) -> int:
     return 0
 
 
-def follow(process: subprocess.Popen[bytes], log: Path) -> Use:
+def steps_done(out: Path) -> int:
+    """Return how many steps a run has ended, by the log of rank 0, which may be in a guest."""
+    for folder in (out, out / "guests/0"):
+        log = folder / "logs/rank-0.log"
+        if log.exists():
+            return log.read_text().count(DONE)
+    return 0
+
+
+def follow(process: subprocess.Popen[bytes], out: Path) -> Use:
     """Follow a run until its end."""
     use = Use()
     while process.poll() is None:
@@ -118,7 +129,7 @@ def follow(process: subprocess.Popen[bytes], log: Path) -> Use:
         for session in sessions:
             touched = shared_bytes(session)
             use.most_bytes[session] = max(touched, use.most_bytes.get(session, 0))
-        steps = log.read_text().count(DONE) if log.exists() else 0
+        steps = steps_done(out)
         while len(use.step_ends) < steps:
             cpu_s = sum(session_cpu_seconds(session) for session in sessions)
             use.step_ends.append((time.monotonic(), cpu_s))
@@ -135,11 +146,12 @@ def run(case: Case) -> Use:
         words += ["--set", f"topology.datacenters.*.hosts={case.hosts}"]
         words += ["--scale", str(case.scale)]
         words += ["--gpu", str(gpu), "--gpus-per-host", str(case.gpus)]
+        words += ["--guests", str(case.guests)]
         words += ["--", str(SCRIPT), case.size, str(case.replicas), str(STEPS)]
         command = [sys.executable, "-m", "testbed", "run", *words]
         with Path(scratch, "output").open("w+b") as output:
             process = subprocess.Popen(command, cwd=PROJECT, stdout=output, stderr=output)
-            use = follow(process, out / "logs/rank-0.log")
+            use = follow(process, out)
             if process.returncode != 0:
                 output.seek(0)
                 sys.exit(f"{case} failed:\n{output.read().decode()}")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from testbed.core.errors import InputError, MachineError
 
+COMMON = Path("/run/testbed-common")  # in each of several guests: a folder that all can change
+
 
 def cache_dir() -> Path:
     """Return the cache folder; create the folder if missing.

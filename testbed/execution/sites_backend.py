@@ -10,7 +10,7 @@ from typing import Protocol
 
 from testbed.core.errors import MachineError
 from testbed.execution.guest_backend import GuestKernelBackend
-from testbed.execution.guest_code import Code, code_for_guests
+from testbed.execution.guest_code import Code, code_for_guests, with_gpus
 from testbed.execution.guest_records import GuestRecords
 from testbed.execution.supervise import Progress
 from testbed.guest.boot import Guest, GuestSpec, start_guest
@@ -146,10 +146,14 @@ class SitesBackend(GuestKernelBackend):
         """
         self.require_shared_clock()
         code = code_for_guests(lambda: progress.stage("modules"))
+        code = with_gpus(code, plan, lambda: progress.stage("gpus"))
         progress.stage("boot")
         with ExitStack() as stack:
             records = GuestRecords(run, plan)
             stack.callback(records.finish)
+            if plan.workers.has_gpus:
+                run.common.mkdir()
+                run.common.chmod(0o777)
             clock = stack.enter_context(shared_clock(len(plan.sites), links_of(plan)))
             guests: list[Guest] = []
             for site, folder in zip(plan.sites, records.guests, strict=True):
@@ -196,6 +200,7 @@ class SitesBackend(GuestKernelBackend):
         return replace(
             self.spec(plan, run, code),
             writable_from=folder.path,
+            common=run.common if plan.workers.has_gpus else None,
             memory_bytes=site.memory_bytes,
             clock_file=folder.clock,
             console=console,

@@ -28,6 +28,7 @@ from typing import Literal
 
 from testbed.core.errors import MachineError
 from testbed.core.leftovers import Kind, Note, note
+from testbed.core.paths import COMMON
 from testbed.core.sandbox import CONFINE
 from testbed.guest.clock import ClockReading, read_clock
 from testbed.guest.cpus import GuestCpus, reserve_cpus
@@ -73,6 +74,7 @@ class GuestSpec:
             /tmp and /run.
         environment: additional environment variables of the command.
         writable_from: the folder of the host that the guest sees as `writable`; None: the same.
+        common: a folder of the host that several guests can change, as `COMMON` of each.
         clock_shared: the memory by which guests share their clock; None: the guest is alone.
         site: number of the guest among those that share their clock.
         cpu: the host's CPU for the guest, possibly shared with other guests; None: a CPU that no
@@ -89,6 +91,7 @@ class GuestSpec:
     readable: Sequence[Path] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     writable_from: Path | None = None
+    common: Path | None = None
     clock_shared: SharedClock | None = None
     site: int = 0
     cpu: int | None = None
@@ -248,6 +251,8 @@ def _job(spec: GuestSpec) -> str:
     return (
         f"writable={shlex.quote(str(spec.writable))}\n"
         f"writable_from={shlex.quote(str(spec.shared_folder))}\n"
+        f"common={COMMON}\n"
+        f"common_from={shlex.quote(str(spec.common or ''))}\n"
         f"readable=({shlex.join(hidden)})\n"
         f"python={shlex.quote(sys.executable)}\n"
         f"exit_file={EXIT_FILE}\n"
@@ -274,6 +279,8 @@ def _is_hidden(folder: Path) -> bool:
 def _sandbox(spec: GuestSpec, records: Note) -> list[str]:
     """Return the prefix that runs a command with write access to the guest's folders only."""
     folders = [records.folder / "uml", spec.shared_folder]
+    if spec.common is not None:
+        folders.append(spec.common)
     memory = memory_folder()
     visible = [*folders, *spec.readable]
     in_shm = any(path.is_relative_to(SHM) for path in visible)

@@ -83,8 +83,6 @@ def why_one_guest(plan: Plan) -> str:
         return "a run with several jobs"
     if plan.where != "guest" or plan.clock != "virtual":
         return "the real clock"
-    if workers.has_gpus:
-        return "a run with modelled GPUs"
     if workers.settings.get("shared_folder"):
         return "a folder that all hosts share"
     if workers.from_first_host or workers.remote_shells:

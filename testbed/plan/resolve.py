@@ -131,6 +131,12 @@ def resolve(
         seed=options.seed,
         guest_memory_bytes=guest_memory_bytes,
     )
+    if plan.workers.has_gpus and options.ray is not None:
+        raise InputError(
+            "modelled GPUs exchange values through a folder, which several machines do not share",
+            place=Place("--ray"),
+            remedy="remove --ray: the guests then run on the CPUs of this machine",
+        )
     cpus = len(os.sched_getaffinity(0))
     return divided(plan, options.guests, cpus=cpus, base_bytes=memory.base_bytes)
 

@@ -259,6 +259,11 @@ class RunDir:
         return self.path / "guests"
 
     @property
+    def common(self) -> Path:
+        """During a run with modelled GPUs in several guests: what their ranks exchange."""
+        return self.guests / "common"
+
+    @property
     def guest_work(self) -> Path:
         """Work and waiting of each of several guests (`records.GuestWork`)."""
         return self.raw / "guests.jsonl"

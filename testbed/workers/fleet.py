@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from testbed.core.errors import WorkerError
+from testbed.core.paths import COMMON
 from testbed.plan.model import Plan, PlannedJob, Rank
 from testbed.runfolder.files import last_lines
 from testbed.runfolder.folder import RunDir
@@ -142,7 +143,10 @@ class Fleet(ABC):
         self._start(self.hosts, self._netns)
 
     def _share_values(self, folder: Path) -> Path | None:
-        """Make a folder below `folder` through which modelled GPUs exchange values (docs/gpus.md).
+        """Find a folder through which modelled GPUs exchange values (docs/gpus.md).
+
+        Args:
+            folder: where the folder is made, unless several guests have one in common.
 
         Returns:
             The folder, which the environment of the ranks names; None if hosts have no such GPUs.
@@ -150,9 +154,11 @@ class Fleet(ABC):
         if not self.plan.workers.has_gpus:
             return None
 
-        values = folder / "values"
-        values.mkdir()
-        values.chmod(0o1777)
+        values = COMMON
+        if not COMMON.is_mount():
+            values = folder / "values"
+            values.mkdir()
+            values.chmod(0o777)
         os.environ[VALUES] = str(values)
         return values
 

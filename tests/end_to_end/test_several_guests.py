@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from testbed.workers.gpu.build import why_no_gpus
 from tests.support.runs import LOSSY, Command, set_options
 
 FAST = """
@@ -36,6 +37,7 @@ events:
   - {at: 600 ms, transfer: {from: oslo-h0, to: bern-h1, size: 2 MB}}
   - {at: 600 ms, transfer: {from: bern-h0, to: oslo-h1, size: 2 MB}}
 """
+EVENTLESS = EVENTFUL.partition("events:")[0]
 CRASHING = """
 name: crashing
 datacenters:
@@ -59,6 +61,34 @@ for step in range(4):
     time.sleep(0.05 * (rank + 1))
     print(rank, step, tensor[0].item(), time.time_ns(), flush=True)
 open(f"of-{rank}.txt", "w").write("done")
+dist.destroy_process_group()
+"""
+GPU_SCRIPT = """
+import os
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+dist.init_process_group("nccl")
+rank, ranks = dist.get_rank(), dist.get_world_size()
+mesh = init_device_mesh("cuda", (2, ranks // 2), mesh_dim_names=("replicate", "shard"))
+model = nn.Sequential(*[nn.Linear(1024, 1024, device="cuda") for _ in range(4)])
+for layer in model:
+    fully_shard(layer, mesh=mesh)
+fully_shard(model, mesh=mesh)
+optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+for step in range(3):
+    model(torch.ones(4096, 1024, device="cuda")).sum().backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    torch.cuda.synchronize()
+found = [None] * ranks
+dist.all_gather_object(found, {"rank": rank, "name": "x" * rank})
+print(found, flush=True)
 dist.destroy_process_group()
 """
 SMALL = set_options({"ops": "[all_reduce,broadcast]", "sizes": "[64 KiB,1 MiB]", "iterations": 2})
@@ -199,6 +229,24 @@ def test_a_script(run: Run, tmp_path: Path) -> None:
         assert printed[0] == printed[1]
         assert printed[0].count("\n") == 4
         assert (two / "work" / host / f"of-{rank}.txt").read_text() == "done"
+
+
+@pytest.mark.skipif(why_no_gpus() != "", reason=why_no_gpus())
+def test_modelled_gpus(run: Run, tmp_path: Path) -> None:
+    """Operations of NCCL, and values that ranks of several guests exchange."""
+    script = tmp_path / "script.py"
+    script.write_text(GPU_SCRIPT)
+    gpus = ["--gpu", "H100", "--gpus-per-host", 2]
+    for isolation in ("process", "container"):
+        words = ["--isolation", isolation, *gpus, "--", script]
+        one, two = run(EVENTLESS, 1, *words), run(EVENTLESS, 2, *words)
+        assert operations(two) == operations(one)
+        assert states(two) == ("completed", True)
+        steps = [json.loads((folder / "summary.json").read_text())["gpu"] for folder in (one, two)]
+        assert steps[0] == steps[1]
+        expected = [{"rank": rank, "name": "x" * rank} for rank in range(8)]
+        for rank in range(8):
+            assert str(expected) in (two / f"logs/rank-{rank}.log").read_text()
 
 
 def test_a_crash(run: Run) -> None:

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from testbed.core.compat import torch_sharding
+from testbed.core.compat.python_locks import leave_out_cuda_lock, leave_out_property_locks
 from testbed.core.compat.torch_imports import quick_imports
 from testbed.workers.gpu.device_library import device_library, gpu_figures
 
@@ -66,6 +67,7 @@ def install() -> None:
         ImportError: torch was imported before.
     """
     device_library()
+    leave_out_property_locks()
     _change_imports({})
 
 
@@ -83,6 +85,7 @@ def install_later() -> None:
 
 def _change_imports(before: Mapping[str, Change]) -> None:
     after = {
+        CUDA_MODULE: leave_out_cuda_lock,
         GROUPS_MODULE: _after_groups,
         PARALLEL_MODULE: _after_parallel,
         torch_sharding.PROPAGATION: torch_sharding.look_once,

@@ -70,6 +70,35 @@ def test_getmodule_is_restored() -> None:
     assert inspect.getmodule is before
 
 
+def test_python_locks() -> None:
+    """Properties have no lock, as in Python 3.12 and later, and work as before."""
+    program = """
+import contextlib, functools, types
+from testbed.core.compat import python_locks
+python_locks.leave_out_property_locks()
+class Thing:
+    calls = 0
+    @functools.cached_property
+    def figure(self):
+        self.calls += 1
+        return 7
+thing = Thing()
+assert (thing.figure, thing.figure, thing.calls) == (7, 7, 1)
+lock = getattr(Thing.__dict__["figure"], "lock", None)
+assert lock is None or isinstance(lock, contextlib.nullcontext)
+cuda = types.SimpleNamespace(_initialization_lock=None)
+python_locks.leave_out_cuda_lock(cuda)
+with cuda._initialization_lock, cuda._initialization_lock:
+    pass
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False)
+    assert done.returncode == 0
+
+    import torch
+
+    assert hasattr(torch.cuda, "_initialization_lock")
+
+
 def test_torch_dispatcher() -> None:
     import torch
 

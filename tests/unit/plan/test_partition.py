@@ -1,8 +1,10 @@
 """Datacenters are divided among guests only along links with a delay, with about equal ranks."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
+from testbed.workloads.script.settings import Script
 
 from testbed.core.errors import InputError
 from testbed.plan.model import Plan
@@ -99,6 +101,21 @@ def test_what_needs_one_guest() -> None:
     with pytest.raises(InputError, match="the real clock needs one guest"):
         groups(real, 2)
     assert groups(real, AUTO_GUESTS) == []
+
+
+def test_modelled_gpus_stay_on_one_machine(tmp_path: Path) -> None:
+    train = tmp_path / "train.py"
+    train.touch()
+    script = Script.model_validate({"command": [str(train)], "gpu": "H100"})
+
+    def gpu_plan(**options: object) -> Plan:
+        chosen = RunOptions.model_validate({"isolation": "process", "guests": 2, **options})
+        return resolve(Topology.load("two-sites"), script, chosen, machine_memory_bytes=2**40)
+
+    assert len(gpu_plan().sites) == 2
+    with pytest.raises(InputError, match="which several machines do not share") as caught:
+        gpu_plan(ray="10.0.0.1:6379")
+    assert "remove --ray" in str(caught.value)
 
 
 def test_each_guest_builds_its_part() -> None:

@@ -21,7 +21,10 @@ constexpr uint64_t PAGE = 4096;
 struct ClockPage {
   volatile uint64_t entries;
   volatile uint64_t monotonic_ns;
-  volatile uint64_t realtime_ns;
+  volatile uint64_t realtime_ns;  // ahead of virtual time by this process's own reads of the clock
+  volatile uint64_t reads;
+  volatile uint64_t left;
+  volatile uint64_t now_ns;  // virtual time; 0 in kernels that do not tell it
 };
 
 // Return the page [vvar] right below the vDSO; null if what lies there has another size.
@@ -47,7 +50,7 @@ const ClockPage* clock_page() {
   if (page == nullptr) {
     return nullptr;
   }
-  const int64_t apart_ns = polled_now_ns() - static_cast<int64_t>(page->realtime_ns);
+  const int64_t apart_ns = polled_now_ns() - static_cast<int64_t>(page->now_ns);
   return std::abs(apart_ns) < MOST_APART_NS ? page : nullptr;
 }
 
@@ -55,7 +58,7 @@ const ClockPage* clock_page() {
 
 int64_t now_ns() {
   static const ClockPage* page = clock_page();
-  return page != nullptr ? static_cast<int64_t>(page->realtime_ns) : polled_now_ns();
+  return page != nullptr ? static_cast<int64_t>(page->now_ns) : polled_now_ns();
 }
 
 int64_t polled_now_ns() {

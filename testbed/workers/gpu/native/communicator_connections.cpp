@@ -106,7 +106,7 @@ void Communicator::connect(Key key) {
   Connection connection;
   connection.is_local = host_of(place) == network_.address;
   for (int number = 0; number < network_.sockets; ++number) {
-    const int socket = connect_to(place);
+    const int socket = connection.is_local ? connect_locally(place) : connect_to(place);
     const Greeting greeting{rank_, key.second};
     write_all(socket, &greeting, sizeof greeting);
     connection.sockets.push_back(socket);

@@ -5,10 +5,14 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
 
 namespace testbed {
@@ -29,6 +33,19 @@ sockaddr_in address_of(const std::string& address, int port) {
   return place;
 }
 
+// Bind or connect a new socket for the ranks of a host, by a name that the host's network namespace has.
+int local_socket(const std::string& place, int (*attach)(int, const sockaddr*, socklen_t), const char* call) {
+  const std::string name = "testbed-nccl-" + place;
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  memcpy(address.sun_path + 1, name.data(), name.size());
+  const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
+  const int made = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  check(made >= 0, "socket");
+  check(attach(made, reinterpret_cast<sockaddr*>(&address), size) == 0, call);
+  return made;
+}
+
 void send_at_once(int socket) {
   const int yes = 1;
   setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
@@ -45,16 +62,30 @@ Listener::Listener(const std::string& address) {
   socklen_t size = sizeof place;
   check(getsockname(socket_, reinterpret_cast<sockaddr*>(&place), &size) == 0, "getsockname");
   place_ = address + ":" + std::to_string(ntohs(place.sin_port));
+  local_socket_ = local_socket(place_, bind, "bind");
+  check(listen(local_socket_, BACKLOG) == 0, "listen");
 }
 
-Listener::~Listener() { close(socket_); }
+Listener::~Listener() {
+  close(socket_);
+  close(local_socket_);
+}
 
 int Listener::accept_one() const {
-  const int accepted = accept4(socket_, nullptr, nullptr, SOCK_CLOEXEC);
+  std::array<pollfd, 2> sockets{{{socket_, POLLIN, 0}, {local_socket_, POLLIN, 0}}};
+  while (poll(sockets.data(), sockets.size(), -1) < 0) {
+    check(errno == EINTR, "poll");
+  }
+  const bool is_local = sockets[1].revents != 0;
+  const int accepted = accept4(is_local ? local_socket_ : socket_, nullptr, nullptr, SOCK_CLOEXEC);
   check(accepted >= 0, "accept");
-  send_at_once(accepted);
+  if (!is_local) {
+    send_at_once(accepted);
+  }
   return accepted;
 }
+
+int connect_locally(const std::string& place) { return local_socket(place, connect, "connect"); }
 
 int connect_to(const std::string& place) {
   const auto colon = place.rfind(':');

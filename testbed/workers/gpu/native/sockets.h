@@ -1,4 +1,4 @@
-// TCP connections between the ranks of a communicator.
+// Connections between the ranks of a communicator: TCP, and Unix sockets inside a host.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +17,7 @@ struct Connection {
   std::vector<char> rest = {};  // bytes of an incomplete time
 };
 
-// A listening socket of a rank, on the host's address.
+// A rank's listening sockets: on the host's address, and for ranks of the same host.
 class Listener {
  public:
   explicit Listener(const std::string& address);
@@ -29,10 +29,12 @@ class Listener {
 
  private:
   int socket_;
+  int local_socket_;
   std::string place_;
 };
 
 int connect_to(const std::string& place);
+int connect_locally(const std::string& place);  // to a rank of the same host
 void write_all(int socket, const void* data, size_t bytes);
 void read_all(int socket, void* data, size_t bytes);
 void never_block(int socket);

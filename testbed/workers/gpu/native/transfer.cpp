@@ -304,6 +304,9 @@ bool Lane::read(Inlet& inlet, int64_t now) {
     }
     return has_read;
   }
+  if (inlet.source->sockets.size() == 1) {
+    return read_from_one_socket(inlet);
+  }
   while (!inlet.coming.empty()) {
     Slice& slice = inlet.coming.front();
     bool is_here = true;
@@ -326,6 +329,30 @@ bool Lane::read(Inlet& inlet, int64_t now) {
     inlet.coming.pop_front();
   }
   return has_read;
+}
+
+// Take all slices that have arrived at once, of which each is one part.
+bool Lane::read_from_one_socket(Inlet& inlet) {
+  auto& coming = inlet.coming;
+  if (coming.empty() || !coming.front().parts[0].is_ready) {
+    return false;
+  }
+  int64_t wanted = 0;
+  for (const Slice& slice : coming) {
+    wanted += slice.parts[0].left;
+  }
+  const int64_t taken = take_some(coming.front().parts[0].socket, wanted);
+  int64_t rest = taken;
+  while (!coming.empty() && coming.front().parts[0].left <= rest) {
+    rest -= coming.front().parts[0].left;
+    coming.pop_front();
+    inlet.arrived += 1;
+  }
+  if (!coming.empty()) {
+    coming.front().parts[0].left -= rest;
+    coming.front().parts[0].is_ready = false;  // the socket is empty
+  }
+  return taken > 0;
 }
 
 // Read the times of slices of this operation; those of the next one stay in the socket. Times come

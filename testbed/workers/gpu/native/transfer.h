@@ -93,6 +93,7 @@ class Lane {
   bool run_steps(int64_t now);
   bool write(Outlet& outlet, int64_t now);
   bool read(Inlet& inlet, int64_t now);
+  bool read_from_one_socket(Inlet& inlet);
   void expect_slices(Inlet& inlet);
   Slice divided(Connection& connection, int64_t bytes) const;
   void pass_on(Outlet& outlet, int64_t bytes, int64_t time_ns) const;
