@@ -13,9 +13,11 @@ from tests.support.runs import Command, Folder, Need
 
 MB = 10**6
 STEPS = 3
+LAUNCHES = 900  # the queue of a stream holds more
 WIDTH = 1024
 SCRIPT = f"""
 import os
+import time
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -25,6 +27,11 @@ from torch.nn.parallel import DistributedDataParallel
 dist.init_process_group("nccl")
 torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 big = torch.ones(16 * {MB} // 4, device="cuda")
+begin_ns = time.time_ns()
+for _ in range({LAUNCHES}):
+    big.add_(1)
+print("launches took", time.time_ns() - begin_ns)
+torch.cuda.synchronize()
 for _ in range(2):
     dist.all_reduce(big)
     torch.cuda.synchronize()
@@ -93,6 +100,13 @@ def test_the_script_runs_to_its_end(first: Folder) -> None:
     assert "never" not in log
     assert log.count("decides by the value of a modelled tensor") == 1
     assert first.status["faithful"]
+
+
+def test_launches_take_no_time(first: Folder) -> None:
+    """Two reads of the clock differ by 1 us, however many kernels are launched between them."""
+    for rank in range(2):
+        log = (first.path / f"logs/rank-{rank}.log").read_text()
+        assert "launches took 1000\n" in log
 
 
 def test_operations_are_recorded_with_their_times(first: Folder) -> None:

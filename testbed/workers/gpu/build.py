@@ -23,7 +23,7 @@ from testbed.workers.gpu.device_library import DEVICE_LIBRARY
 
 SOURCES = Path(__file__).parent / "native"
 COMPILER = "g++"
-FLAGS = ("-O1", "-fPIC", "-std=c++20", "-w")
+FLAGS = ("-O2", "-fPIC", "-std=c++20", "-w")
 PYTHON_LIBRARY = "testbed_nccl.so"
 # The devices, which torch has to find when it is imported; and a Python module, loaded after torch.
 DEVICE_PARTS = (

@@ -115,7 +115,7 @@ std::shared_ptr<Operation> Communicator::run(Algorithm algorithm, int64_t bytes,
       connect_trees();
       operation->lanes = tree_lanes(bytes, protocol);
     } else {
-      connect_ring();
+      connect_ring(!is_rooted(algorithm));
       operation->lanes = ring_lanes(algorithm, bytes, root, protocol);
       if (!is_rooted(algorithm) && chain_.is_last(rank_)) {
         operation->chain = neighbours(algorithm, bytes, protocol);
@@ -160,10 +160,9 @@ std::function<std::vector<Lane>()> Communicator::ring_lanes(Algorithm algorithm,
   const int position = (rank_ - first + 2 * ranks_) % ranks_;
   return [this, algorithm, bytes, position, protocol] {
     const bool has_chain = !is_rooted(algorithm) && !chain_.ranks.empty();
-    const int right = (rank_ + 1) % ranks_;
     const int left = (rank_ + ranks_ - 1) % ranks_;
     const int channels = protocol.channels;
-    if (has_chain && chain_.is_between(rank_)) {
+    if (has_chain && !chain_.is_last(rank_)) {
       const int64_t start_ns = now_ns();
       write_all(outgoing_[{chain_.ranks.back(), CHAIN_CHANNEL}].sockets[0], &start_ns, sizeof start_ns);
     }
@@ -174,7 +173,8 @@ std::function<std::vector<Lane>()> Communicator::ring_lanes(Algorithm algorithm,
       if (has_chain) {
         lanes.push_back(chain_lane(std::move(steps), slices, channel, ring_wire(protocol)));
       } else {
-        lanes.emplace_back(std::vector{&incoming_[{left, channel}]}, std::vector{&outgoing_[{right, channel}]},
+        const Key target = is_rooted(algorithm) ? Key((rank_ + 1) % ranks_, channel) : to_host_behind(channel);
+        lanes.emplace_back(std::vector{&incoming_[{left, channel}]}, std::vector{&outgoing_[target]},
                            std::move(steps), slices, ring_wire(protocol));
       }
     }
@@ -184,39 +184,47 @@ std::function<std::vector<Lane>()> Communicator::ring_lanes(Algorithm algorithm,
 
 // Return this rank's lane in a ring in which its host has ranks between the first and the last.
 Lane Communicator::chain_lane(std::vector<Step> steps, size_t slices_in_buffer, int channel, const Wire& wire) {
-  Connection* source = &incoming_[{(rank_ + ranks_ - 1) % ranks_, channel}];
-  Connection* target = &outgoing_[{(rank_ + 1) % ranks_, channel}];
   if (chain_.is_last(rank_)) {
-    return {{nullptr}, {target}, std::move(steps), slices_in_buffer, wire};
+    Connection* behind = &outgoing_[to_host_behind(channel)];
+    return {{nullptr}, {behind}, std::move(steps), slices_in_buffer, wire};
   }
-  if (chain_.is_first(rank_)) {
-    Connection* last = &outgoing_[{chain_.ranks.back(), CHAIN_CHANNEL + 1 + channel}];
-    Lane lane({source}, {target, last}, std::move(steps), slices_in_buffer, wire);
-    // a rank ends a chunk before the one in front of it
-    lane.send_late(0, SLICES_OF_CHUNK * chain_.ranks.size());
-    return lane;
-  }
+  const bool is_first = chain_.is_first(rank_);
+  const Key left = {(rank_ + ranks_ - 1) % ranks_, channel};
+  const Key arrivals = {chain_.ranks.back(), CHAIN_CHANNEL + 1 + channel};
+  Connection* source = &incoming_[is_first ? arrivals : left];
+  Connection* target = &outgoing_[{(rank_ + 1) % ranks_, channel}];
   Lane lane({source}, {target}, std::move(steps), slices_in_buffer, wire);
+  if (is_first) {
+    lane.send_late(0, SLICES_OF_CHUNK * chain_.ranks.size());  // a rank ends a chunk before the one in front of it
+  }
   if (chain_.is_last((rank_ + 1) % ranks_)) {
-    lane.hold_times();  // the last rank knows them
+    lane.hold_times(0);  // the last rank knows them
   }
   return lane;
 }
 
-// Return the ranks between the first one of this host and the last one, which this rank is.
+// Return the ranks of this host before the last one, which this rank is.
 std::function<HostChain()> Communicator::neighbours(Algorithm algorithm, int64_t bytes, Protocol protocol) {
   return [this, algorithm, bytes, protocol] {
     const int channels = protocol.channels;
     std::vector<HostChain::Member> members;
-    for (size_t place = 1; place + 1 < chain_.ranks.size(); ++place) {
+    for (size_t place = 0; place + 1 < chain_.ranks.size(); ++place) {
       HostChain::Member member{incoming_[{chain_.ranks[place], CHAIN_CHANNEL}].sockets[0], {}};
       for (int channel = 0; channel < channels; ++channel) {
         auto steps = ring_steps(algorithm, share_of_channel(bytes, channel, channels), ranks_, 0, protocol);
-        Connection* first = &incoming_[{chain_.ranks.front(), CHAIN_CHANNEL + 1 + channel}];
-        Connection* source = place == 1 ? first : nullptr;
-        member.lanes.emplace_back(std::vector{source}, std::vector<Connection*>{nullptr}, std::move(steps),
-                                  slices_in_buffer(algorithm, protocol), ring_wire(protocol));
-        member.lanes.back().hold_times();
+        std::vector<Connection*> sources{nullptr};
+        std::vector<Connection*> targets{nullptr};
+        if (place == 0) {
+          sources = {&incoming_[from_host_before(channel)]};
+          targets.push_back(&outgoing_[{chain_.ranks.front(), CHAIN_CHANNEL + 1 + channel}]);
+        }
+        Lane lane(std::move(sources), std::move(targets), std::move(steps), slices_in_buffer(algorithm, protocol),
+                  ring_wire(protocol));
+        lane.hold_times(0);
+        if (place == 0) {
+          lane.tell_arrivals(1, SLICES_OF_CHUNK * (chain_.ranks.size() + 1));
+        }
+        member.lanes.push_back(std::move(lane));
       }
       members.push_back(std::move(member));
     }

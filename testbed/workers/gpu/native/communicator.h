@@ -41,8 +41,8 @@ struct Network {
 constexpr int MESSAGE_CHANNEL = -1;
 constexpr int UP_CHANNEL = 1000;    // of trees: from children to parents
 constexpr int DOWN_CHANNEL = 2000;  // from parents to children
-// To the last rank of a host: from the ranks between the first and the last; above, from the first.
-constexpr int CHAIN_CHANNEL = 3000;
+constexpr int CHAIN_CHANNEL = 3000;  // to the last rank of a host; above, from it to the first one
+constexpr int HOST_CHANNEL = 4000;   // from the last rank of a host to that of the next one
 
 using Ended = std::function<void(int64_t, int64_t)>;  // called with begin and end in Unix ns
 
@@ -103,7 +103,9 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   std::function<std::vector<Lane>()> tree_lanes(int64_t bytes, Protocol protocol);
   Lane tree_lane(const TreePlace& place, int channel, int64_t bytes, const Protocol& protocol, bool is_up);
   bool is_in_second_tree(int channel) const;
-  void connect_ring();
+  void connect_ring(bool has_chains);
+  Key from_host_before(int channel) const;
+  Key to_host_behind(int channel) const;
   void connect_trees();
   void connect_all(const std::vector<Key>& outgoing, const std::vector<Key>& incoming);
   void connect_peers(const std::vector<int>& peers);

@@ -32,28 +32,53 @@ std::string Communicator::place_of(int peer) {
   return place;
 }
 
-void Communicator::connect_ring() {
+// Return the connection by which this rank, the last one of its host, takes a ring's data.
+Communicator::Key Communicator::from_host_before(int channel) const {
+  return {(chain_.ranks.front() + ranks_ - 1) % ranks_, HOST_CHANNEL + channel};
+}
+
+// Return the connection by which this rank passes a ring's data on to the rank on its right: inside
+// the host, to a host with fewer ranks, or to the last rank of a host.
+Communicator::Key Communicator::to_host_behind(int channel) const {
+  const int right = (rank_ + 1) % ranks_;
+  const ChainPlace behind = chain_of_rank(right, host_of_rank_);
+  if (!behind.is_first(right)) {
+    return {right, channel};
+  }
+  return {behind.ranks.back(), HOST_CHANNEL + channel};
+}
+
+// Connect this rank with its neighbours in a ring.
+//
+// Args:
+//   has_chains: whether the last rank of each host takes the data for its host (host_chains.h).
+void Communicator::connect_ring(bool has_chains) {
   const int right = (rank_ + 1) % ranks_;
   const int left = (rank_ + ranks_ - 1) % ranks_;
+  const bool is_first = has_chains && chain_.is_first(rank_);
+  const bool is_last = has_chains && chain_.is_last(rank_);
   std::vector<Key> outgoing;
   std::vector<Key> incoming;
   for (int channel = 0; channel < network_.protocol.channels; ++channel) {
-    outgoing.emplace_back(right, channel);
-    incoming.emplace_back(left, channel);
-    if (chain_.is_first(rank_)) {
-      outgoing.emplace_back(chain_.ranks.back(), CHAIN_CHANNEL + 1 + channel);
+    outgoing.push_back(has_chains ? to_host_behind(channel) : Key(right, channel));
+    if (!is_first) {
+      incoming.emplace_back(left, channel);
     }
-    if (chain_.is_last(rank_)) {
-      incoming.emplace_back(chain_.ranks.front(), CHAIN_CHANNEL + 1 + channel);
+    if (is_first) {
+      incoming.emplace_back(chain_.ranks.back(), CHAIN_CHANNEL + 1 + channel);
     }
-  }
-  for (const int rank : chain_.ranks) {
-    if (chain_.is_last(rank_) && chain_.is_between(rank)) {
-      incoming.emplace_back(rank, CHAIN_CHANNEL);
+    if (is_last) {
+      incoming.push_back(from_host_before(channel));
+      outgoing.emplace_back(chain_.ranks.front(), CHAIN_CHANNEL + 1 + channel);
     }
   }
-  if (chain_.is_between(rank_)) {
+  if (has_chains && !chain_.ranks.empty() && !is_last) {
     outgoing.emplace_back(chain_.ranks.back(), CHAIN_CHANNEL);
+  }
+  if (is_last) {
+    for (size_t place = 0; place + 1 < chain_.ranks.size(); ++place) {
+      incoming.emplace_back(chain_.ranks[place], CHAIN_CHANNEL);
+    }
   }
   connect_all(outgoing, incoming);
 }

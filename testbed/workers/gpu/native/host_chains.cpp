@@ -65,7 +65,7 @@ HostChain::HostChain(std::vector<Member> members) : members_(std::move(members))
   }
 }
 
-void HostChain::proceed(std::vector<Lane>& lanes) {
+void HostChain::proceed(std::vector<Lane>& lanes, int64_t now) {
   for (Member& member : members_) {
     if (member.start_ns == 0 && member.part.is_ready) {
       read_time(member.socket, member.received);
@@ -81,7 +81,7 @@ void HostChain::proceed(std::vector<Lane>& lanes) {
         lane.learn(before->take_times());
       }
       if (member.start_ns > 0) {
-        lane.run_ahead(member.start_ns);
+        lane.proceed_from(member.start_ns, now);
       }
       before = &lane;
     }
@@ -89,14 +89,23 @@ void HostChain::proceed(std::vector<Lane>& lanes) {
   }
 }
 
+bool HostChain::is_over() const {
+  if (members_.empty()) {
+    return true;
+  }
+  const auto& lanes = members_.front().lanes;
+  return std::all_of(lanes.begin(), lanes.end(), [](const Lane& lane) { return lane.has_run() && lane.has_sent(); });
+}
+
 std::vector<Lane::Part*> HostChain::parts_to_read() {
   std::vector<Lane::Part*> parts;
   for (Member& member : members_) {
     if (member.start_ns == 0) {
       parts.push_back(&member.part);
-      continue;
     }
-    for (Lane& lane : member.lanes) {
+  }
+  if (!members_.empty() && members_.front().start_ns > 0) {
+    for (Lane& lane : members_.front().lanes) {
       const auto of_lane = lane.parts_to_read();
       parts.insert(parts.end(), of_lane.begin(), of_lane.end());
     }
@@ -104,12 +113,15 @@ std::vector<Lane::Part*> HostChain::parts_to_read() {
   return parts;
 }
 
-void HostChain::leave() {
-  for (Member& member : members_) {
-    for (Lane& lane : member.lanes) {
-      lane.leave();
+std::vector<Lane::Part*> HostChain::parts_to_write() {
+  std::vector<Lane::Part*> parts;
+  if (!members_.empty()) {
+    for (Lane& lane : members_.front().lanes) {
+      const auto of_lane = lane.parts_to_write();
+      parts.insert(parts.end(), of_lane.begin(), of_lane.end());
     }
   }
+  return parts;
 }
 
 }  // namespace testbed

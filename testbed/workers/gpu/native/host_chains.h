@@ -1,7 +1,8 @@
-// Ranks of one host that follow each other in a ring that leaves the host. Only the first one and
-// the last one exchange data with other hosts. When the ranks between them pass a slice on follows
-// from the time at which the slice reaches the first one. So the first one tells the last one
-// directly, which works out the rest, and the ranks between learn the times later, all at once.
+// Ranks of one host that follow each other in a ring that leaves the host. Only the first one takes
+// data from another host, and only the last one passes data on to another one. When the ranks between
+// them do so follows from the time at which a slice reaches the first one. So one process, the last
+// rank's, takes the host's data and sends it, and works out the rest; the other ranks learn the times
+// later, all at once.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +27,7 @@ struct ChainPlace {
 //   host_of_rank: number of the host of each rank; nothing if it is not known.
 ChainPlace chain_of_rank(int rank, const std::vector<int>& host_of_rank);
 
-// The ranks between the first and the last one, as the last one sees them during an operation.
+// The ranks before the last one, as the last one sees them during an operation.
 class HostChain {
  public:
   // A rank: the socket from it, and its lanes, one for each channel.
@@ -42,9 +43,10 @@ class HostChain {
   explicit HostChain(std::vector<Member> members);
 
   // Work out when slices reach the lanes of this rank, as far as that is known.
-  void proceed(std::vector<Lane>& lanes);
+  void proceed(std::vector<Lane>& lanes, int64_t now);
+  bool is_over() const;  // the first rank knows when all of its slices have arrived
   std::vector<Lane::Part*> parts_to_read();
-  void leave();  // the operation is over for this rank
+  std::vector<Lane::Part*> parts_to_write();
 
  private:
   std::vector<Member> members_;

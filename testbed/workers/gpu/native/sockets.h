@@ -13,7 +13,6 @@ struct Connection {
   std::vector<int> sockets;
   bool is_local = false;  // both ends are on one host
   size_t next_socket = 0;
-  size_t times_to_skip = 0;  // of the operation before, which this rank has not read
   std::vector<char> rest = {};  // bytes of an incomplete time
 };
 

@@ -88,22 +88,15 @@ Lane::Lane(std::vector<Connection*> sources, std::vector<Connection*> targets, s
   }
 }
 
-void Lane::hold_times() {
-  for (Outlet& outlet : outlets_) {
-    outlet.is_held = true;
-  }
-}
+void Lane::hold_times(size_t target) { outlets_[target].is_held = true; }
 
 void Lane::send_late(size_t target, size_t last) {
   outlets_[target].held_steps = sending_steps_ - std::min(sending_steps_, last);
 }
 
-void Lane::leave() {
-  for (Inlet& inlet : inlets_) {
-    if (inlet.source != nullptr) {
-      inlet.source->times_to_skip += inlet.to_learn;
-    }
-  }
+void Lane::tell_arrivals(size_t target, size_t last) {
+  outlets_[target].tells_arrivals = true;
+  send_late(target, last);
 }
 
 std::vector<int64_t> Lane::take_times() {
@@ -146,6 +139,17 @@ void Lane::proceed(int64_t now) {
   for (Outlet& outlet : outlets_) {
     send_times(outlet);
   }
+}
+
+void Lane::proceed_from(int64_t start_ns, int64_t now) {
+  if (is_local_) {
+    run_ahead(start_ns);
+    return;
+  }
+  if (step_ == 0) {
+    run_steps(start_ns);  // those that need no slice
+  }
+  proceed(now);
 }
 
 // Work out the times of steps that depend on nothing outside of the host.
@@ -202,9 +206,12 @@ bool Lane::run_steps(int64_t now) {
       inlet.arrived -= step.received > 0 ? 1 : 0;
     }
     for (Outlet& outlet : outlets_) {
-      if (step.sent > 0 && is_local(outlet.target)) {
+      if (step.sent == 0 || outlet.tells_arrivals) {
+        continue;
+      }
+      if (is_local(outlet.target)) {
         pass_on(outlet, step.sent, now);
-      } else if (step.sent > 0) {
+      } else {
         outlet.leaving.push_back(divided(*outlet.target, step.sent));
       }
     }
@@ -305,7 +312,7 @@ bool Lane::read(Inlet& inlet, int64_t now) {
     return has_read;
   }
   if (inlet.source->sockets.size() == 1) {
-    return read_from_one_socket(inlet);
+    return read_from_one_socket(inlet, now);
   }
   while (!inlet.coming.empty()) {
     Slice& slice = inlet.coming.front();
@@ -321,10 +328,10 @@ bool Lane::read(Inlet& inlet, int64_t now) {
       has_read |= taken > 0;
       is_here &= part.left == 0;
     }
-    inlet.arrived += static_cast<size_t>(is_here);
     if (!is_here) {
       break;
     }
+    note_arrival(inlet, now);
     has_read = true;
     inlet.coming.pop_front();
   }
@@ -332,7 +339,7 @@ bool Lane::read(Inlet& inlet, int64_t now) {
 }
 
 // Take all slices that have arrived at once, of which each is one part.
-bool Lane::read_from_one_socket(Inlet& inlet) {
+bool Lane::read_from_one_socket(Inlet& inlet, int64_t now) {
   auto& coming = inlet.coming;
   if (coming.empty() || !coming.front().parts[0].is_ready) {
     return false;
@@ -346,13 +353,22 @@ bool Lane::read_from_one_socket(Inlet& inlet) {
   while (!coming.empty() && coming.front().parts[0].left <= rest) {
     rest -= coming.front().parts[0].left;
     coming.pop_front();
-    inlet.arrived += 1;
+    note_arrival(inlet, now);
   }
   if (!coming.empty()) {
     coming.front().parts[0].left -= rest;
     coming.front().parts[0].is_ready = false;  // the socket is empty
   }
   return taken > 0;
+}
+
+void Lane::note_arrival(Inlet& inlet, int64_t now) {
+  inlet.arrived += 1;
+  for (Outlet& outlet : outlets_) {
+    if (outlet.tells_arrivals) {
+      outlet.unsent.push_back(now);
+    }
+  }
 }
 
 // Read the times of slices of this operation; those of the next one stay in the socket. Times come
@@ -362,9 +378,8 @@ void Lane::learn_times(Inlet& inlet) const {
     return;
   }
   auto& rest = inlet.source->rest;
-  auto& to_skip = inlet.source->times_to_skip;
   const size_t known = rest.size();
-  const size_t wanted = std::min(to_skip + inlet.to_learn, MOST_TIMES) * sizeof(int64_t);
+  const size_t wanted = std::min(inlet.to_learn, MOST_TIMES) * sizeof(int64_t);
   rest.resize(wanted);
   const ssize_t size = recv(inlet.times.socket, rest.data() + known, wanted - known, MSG_DONTWAIT);
   if (size == 0) {
@@ -377,10 +392,6 @@ void Lane::learn_times(Inlet& inlet) const {
   inlet.times.is_ready = false;
   const size_t complete = rest.size() / sizeof(int64_t);
   for (size_t place = 0; place < complete; ++place) {
-    if (to_skip > 0) {
-      to_skip -= 1;
-      continue;
-    }
     int64_t time_ns = 0;
     memcpy(&time_ns, rest.data() + place * sizeof time_ns, sizeof time_ns);
     inlet.on_the_way.push_back(time_ns);
@@ -446,7 +457,7 @@ namespace {
 // Wait until something can proceed; return whether it can before the deadline.
 bool wait_for_any(std::vector<Lane>& lanes, HostChain& chain, int64_t now, int64_t deadline_ns) {
   std::vector<Lane::Part*> to_read = chain.parts_to_read();
-  std::vector<Lane::Part*> to_write;
+  std::vector<Lane::Part*> to_write = chain.parts_to_write();
   int64_t until_ns = deadline_ns;
   for (Lane& lane : lanes) {
     if (lane.is_over(now)) {
@@ -485,14 +496,13 @@ bool wait_for_any(std::vector<Lane>& lanes, HostChain& chain, int64_t now, int64
 void transfer(std::vector<Lane>& lanes, HostChain& chain, int64_t deadline_ns) {
   while (true) {
     const int64_t now = now_ns();
-    chain.proceed(lanes);
-    bool is_over = true;
+    chain.proceed(lanes, now);
+    bool is_over = chain.is_over();
     for (Lane& lane : lanes) {
       lane.proceed(now);
       is_over &= lane.is_over(now);
     }
     if (is_over) {
-      chain.leave();
       return;
     }
     if (!wait_for_any(lanes, chain, now, deadline_ns)) {

@@ -51,11 +51,12 @@ class Lane {
 
   void proceed(int64_t now);  // as far as possible without waiting
   void run_ahead(int64_t start_ns);  // the same, with the times of a lane inside the host
-  void hold_times();                   // keep what is passed on until `take_times`
+  void proceed_from(int64_t start_ns, int64_t now);  // of a lane that began at `start_ns`
+  void hold_times(size_t target);              // keep what is passed on until `take_times`
   void send_late(size_t target, size_t last);  // send a target all times at once, but the last ones
-  std::vector<int64_t> take_times();   // of the slices that were passed on
+  void tell_arrivals(size_t target, size_t last);  // the same, with the times at which slices arrive
+  std::vector<int64_t> take_times();  // of the slices that were passed on to the first target
   void learn(const std::vector<int64_t>& times_ns);  // of slices from a source without connection
-  void leave();                        // skip the times that are still to come
   bool has_run() const { return step_ == steps_.size(); }
   bool has_sent() const;
   int64_t time_ns() const { return time_ns_; }
@@ -84,6 +85,7 @@ class Lane {
     std::vector<int64_t> unsent = {};  // times of arrival of slices inside the host
     size_t sent_bytes = 0;             // of the first of them
     bool is_held = false;              // this process takes them
+    bool tells_arrivals = false;       // they are those of the slices that arrive
     size_t held_steps = 0;             // after so many steps they are sent, all at once
     Part times{};                     // the socket to which they go
   };
@@ -93,7 +95,8 @@ class Lane {
   bool run_steps(int64_t now);
   bool write(Outlet& outlet, int64_t now);
   bool read(Inlet& inlet, int64_t now);
-  bool read_from_one_socket(Inlet& inlet);
+  bool read_from_one_socket(Inlet& inlet, int64_t now);
+  void note_arrival(Inlet& inlet, int64_t now);
   void expect_slices(Inlet& inlet);
   Slice divided(Connection& connection, int64_t bytes) const;
   void pass_on(Outlet& outlet, int64_t bytes, int64_t time_ns) const;
