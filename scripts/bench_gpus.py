@@ -1,8 +1,8 @@
 """Measure what training on modelled GPUs costs this machine: CPU time of a step, and memory.
 
 Llama 3 with FSDP2 and activation checkpointing (tests/proof/gpu_scripts/llama_fsdp.py). A step's
-CPU time is that of all guests between the ends of two steps, the mean of the last ones. The memory
-is what the guests' kernels have touched, at most.
+CPU time is that of all guests between the ends of two steps, the mean of all but the first one. The
+memory is what the guests' kernels have touched, at most.
 
 usage: scripts/bench_gpus.py [NAME ...]     names from `CASES`; default: all
 """
