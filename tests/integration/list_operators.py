@@ -7,6 +7,7 @@ import importlib
 import json
 import sys
 from collections import Counter
+from itertools import chain
 from typing import Any
 
 import torch
@@ -67,7 +68,7 @@ def shards(operator: Any, *arguments: Any, **options: Any) -> list[str]:
 
 def texts(value: Any) -> list[str]:
     if isinstance(value, list | tuple):
-        return [text for each in value for text in texts(each)]
+        return list(chain.from_iterable(map(texts, value)))
     if isinstance(value, OpSchema):
         return texts(value.args_schema)
     if isinstance(value, DTensorSpec):
