@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -252,7 +253,8 @@ def test_copy(shared: Place, exact: str, tmp_path: Path) -> None:
 def test_set_loses_no_packet(shared: Place, real: str) -> None:
     """600 echoes, one in 10 ms, two or more always on their way, while the delay changes twice.
 
-    The delay doubles and falls back: 20 ms at first, then 40 ms, and 20 ms in the end.
+    The delay doubles and falls back: 20 ms at first, then 40 ms, and 20 ms in the end. Single echoes
+    may take longer on the real clock, so half a second decides.
     """
     with shared.started(
         "exec", "-t", real, "west-h0", "--", "ping", "-c600", "-i0.01", "10.1.0.1"
@@ -265,9 +267,9 @@ def test_set_loses_no_packet(shared: Place, real: str) -> None:
     assert process.returncode == 0, error
     assert "600 packets transmitted, 600 received" in output
     times = rtts_ms(output)
-    assert times[0] == pytest.approx(20, abs=5)
+    assert median(times[:50]) == pytest.approx(20, abs=5)
     assert max(times) > 39
-    assert times[-1] == pytest.approx(20, abs=5)
+    assert median(times[-50:]) == pytest.approx(20, abs=5)
 
 
 @pytest.mark.parametrize(
