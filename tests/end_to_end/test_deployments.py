@@ -253,8 +253,8 @@ def test_copy(shared: Place, exact: str, tmp_path: Path) -> None:
 def test_set_loses_no_packet(shared: Place, real: str) -> None:
     """600 echoes, one in 10 ms, two or more always on their way, while the delay changes twice.
 
-    The delay doubles and falls back: 20 ms at first, then 40 ms, and 20 ms in the end. Single echoes
-    may take longer on the real clock, so half a second decides.
+    The delay doubles and falls back: 20 ms at first, then 40 ms, and 20 ms in the end. Single
+    echoes may take longer on the real clock, so half a second decides.
     """
     with shared.started(
         "exec", "-t", real, "west-h0", "--", "ping", "-c600", "-i0.01", "10.1.0.1"
