@@ -101,7 +101,7 @@ def reading(path: Path) -> Iterator[None]:
         raise InputError("nested too deeply", place=Place(path)) from error
     except BaseException as error:
         expected = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-        # polars, which takes long to import, has errors of its own; its panics are not Exceptions.
+        # polars, which takes long to import, raises its own errors; its panics are not Exceptions.
         of_polars = type(error).__module__.split(".")[0] in ("polars", "pyo3_runtime")
         if not isinstance(error, expected) and not of_polars:
             raise

@@ -66,8 +66,7 @@ def install() -> None:
     Raises:
         ImportError: torch was imported before.
     """
-    device_library()
-    leave_out_property_locks()
+    _load_devices()
     _change_imports({})
 
 
@@ -97,7 +96,13 @@ def _change_imports(before: Mapping[str, Change]) -> None:
 
 
 def _before_torch(_module: ModuleType) -> None:
+    _load_devices()
+
+
+def _load_devices() -> None:
+    """Do what has to be done before torch is imported."""
     device_library()
+    leave_out_property_locks()
 
 
 def _before_cuda(_module: ModuleType) -> None:

@@ -17,7 +17,6 @@ struct ChainPlace {
   std::vector<int> ranks;  // from the first to the last; nothing: there is no rank between
   bool is_first(int rank) const { return !ranks.empty() && rank == ranks.front(); }
   bool is_last(int rank) const { return !ranks.empty() && rank == ranks.back(); }
-  bool is_between(int rank) const { return !ranks.empty() && !is_first(rank) && !is_last(rank); }
 };
 
 // Return the place of a rank in a ring in the order of ranks.

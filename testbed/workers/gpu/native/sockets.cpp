@@ -2,7 +2,6 @@
 
 #include <arpa/inet.h>
 #include <c10/util/Exception.h>
-#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -117,7 +116,5 @@ void read_all(int socket, void* data, size_t bytes) {
     bytes -= static_cast<size_t>(received);
   }
 }
-
-void never_block(int socket) { fcntl(socket, F_SETFL, fcntl(socket, F_GETFL) | O_NONBLOCK); }
 
 }  // namespace testbed

@@ -36,6 +36,5 @@ int connect_to(const std::string& place);
 int connect_locally(const std::string& place);  // to a rank of the same host
 void write_all(int socket, const void* data, size_t bytes);
 void read_all(int socket, void* data, size_t bytes);
-void never_block(int socket);
 
 }  // namespace testbed

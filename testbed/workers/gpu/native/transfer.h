@@ -50,7 +50,6 @@ class Lane {
   };
 
   void proceed(int64_t now);  // as far as possible without waiting
-  void run_ahead(int64_t start_ns);  // the same, with the times of a lane inside the host
   void proceed_from(int64_t start_ns, int64_t now);  // of a lane that began at `start_ns`
   void hold_times(size_t target);              // keep what is passed on until `take_times`
   void send_late(size_t target, size_t last);  // send a target all times at once, but the last ones
@@ -90,6 +89,7 @@ class Lane {
     Part times{};                     // the socket to which they go
   };
 
+  void run_ahead(int64_t start_ns);  // `proceed` with the times of a lane inside the host
   bool is_held_back(const Outlet& outlet) const;
   bool can_run(const Step& step) const;
   bool run_steps(int64_t now);
